@@ -1,0 +1,1 @@
+"""Manager, workers and Postgres in one process, with no services to install."""

@@ -1,0 +1,1 @@
+"""Publisher SDK: an application's tasks in, handles that give results out."""

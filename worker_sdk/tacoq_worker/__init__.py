@@ -1,0 +1,1 @@
+"""Worker SDK: decorated functions in, releases executed and reported out."""
