@@ -1,0 +1,41 @@
+"""Durations as people write them in, `timedelta` out."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import TypeAlias
+
+from tacoq_protocol.errors import ConfigurationError
+
+Duration: TypeAlias = timedelta | float | str  # seconds, or "500ms", "30s", "10m", "1h30m", "2d"
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def parse_duration(value: Duration, *, name: str = "duration") -> timedelta:
+    """Return `value` as a timedelta ≥ 0.
+
+    Raises ConfigurationError, naming the option `name`, when it is negative, not finite, or not a duration.
+    """
+    seconds = _seconds(value)
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        raise ConfigurationError(f'{name} = {value!r} is not a duration: give a timedelta, seconds, or "10m" (ms s m h d)')
+    return timedelta(seconds=seconds)
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, str):
+        text = value.replace(" ", "")
+        parts = _PART.findall(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return None

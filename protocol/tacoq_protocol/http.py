@@ -1,0 +1,232 @@
+"""What crosses HTTP: tasks in and out (msgspec, payload and result left as raw JSON), the other views (pydantic).
+
+Tasks go by the thousand through one request, so their models parse in one pass and never look into payload or result.
+Field limits are those of the columns; a violation names its place, as in `$.tasks[3].priority`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+from pydantic import BaseModel, ConfigDict, Field
+
+from tacoq_protocol.states import TaskState
+
+MAX_PAYLOAD_BYTES = 1024 * 1024  # payload, and result
+MAX_BATCH_TASKS = 1_000
+MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_WAIT_SECONDS = 60.0
+MAX_WAIT_TASKS = 20_000
+
+KIND_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}$"
+QUEUE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+
+KindName = Annotated[str, Meta(pattern=KIND_PATTERN)]
+QueueName = Annotated[str, Meta(pattern=QUEUE_PATTERN)]
+Seconds = Annotated[float, Meta(ge=0, le=10 * 366 * 86400)]
+TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
+
+
+class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
+    """A task as an application asks for it.
+
+    `queue` left out: the queue whose workers know the kind, else "default". `delay` and `expires_in` are seconds counted
+    from the accept on the database's clock; `run_at` and `expires_at` are moments with an offset. `max_attempts` and
+    `timeout` (seconds for one run) go before the kind's own.
+    """
+
+    id: UUID
+    kind: KindName
+    payload: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    queue: QueueName | None = None
+    priority: Annotated[int, Meta(ge=0, le=9)] = 0
+    delay: Seconds | None = None
+    run_at: Annotated[datetime, Meta(tz=True)] | None = None
+    expires_in: Annotated[float, Meta(gt=0, le=10 * 366 * 86400)] | None = None
+    expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+    max_attempts: Annotated[int, Meta(ge=1, le=1_000)] | None = None
+    timeout: Annotated[float, Meta(gt=0, le=366 * 86400)] | None = None
+    traceparent: TraceParent | None = None
+    tracestate: Annotated[str, Meta(max_length=512)] | None = None
+
+
+class NewTaskBatch(Struct, forbid_unknown_fields=True):
+    """Body of `POST /v1/tasks/batch`: all accepted, or none."""
+
+    tasks: Annotated[list[NewTask], Meta(min_length=1, max_length=MAX_BATCH_TASKS)]
+
+
+class Accepted(Struct):
+    """What the manager has committed for one task. `duplicate`: the same task was accepted before; `state` is its state."""
+
+    id: UUID
+    state: TaskState
+    duplicate: bool = False
+
+
+class AcceptedBatch(Struct):
+    """Answer to a batch, in the order of the request."""
+
+    tasks: list[Accepted]
+
+
+class ErrorInfo(Struct, omit_defaults=True):
+    """Why a run did not complete: the exception's class name, its text, and the traceback as printed."""
+
+    type: str
+    message: str
+    traceback: str | None = None
+
+
+class TaskView(Struct, omit_defaults=True, kw_only=True):
+    """A task as the manager knows it. Times are UTC; `result` is there in state `completed` only."""
+
+    id: UUID
+    kind: str
+    queue: str
+    state: TaskState
+    priority: int = 0
+    attempt: int = 0
+    release: int = 0
+    created_at: datetime
+    run_at: datetime
+    max_attempts: int | None = None
+    timeout: float | None = None
+    expires_at: datetime | None = None
+    queued_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    session: UUID | None = None
+    cancel_requested: bool = False
+    retry_of: UUID | None = None
+    error: ErrorInfo | None = None
+    payload: msgspec.Raw | UnsetType = UNSET
+    result: msgspec.Raw | UnsetType = UNSET
+
+
+class TaskPage(Struct, omit_defaults=True):
+    """A page of tasks, newest first; `next` is the cursor of the following page."""
+
+    tasks: list[TaskView]
+    next: str | None = None
+
+
+class WaitRequest(Struct, forbid_unknown_fields=True):
+    """Body of `POST /v1/tasks/wait`: answered with a line of JSON (a TaskView) per task, as each becomes final.
+
+    After `timeout` seconds the stream ends; ids without a line were not final. An unknown id gets a line `UnknownTask`.
+    """
+
+    ids: Annotated[list[UUID], Meta(min_length=1, max_length=MAX_WAIT_TASKS)]
+    timeout: Annotated[float, Meta(ge=0, le=MAX_WAIT_SECONDS)] = 30.0
+
+
+class UnknownTask(Struct):
+    """A line of the wait stream for an id that no task has."""
+
+    id: UUID
+    unknown: bool = True
+
+
+class View(BaseModel):
+    """Base of the views that are not on the hot path."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problem(View):
+    """RFC 9457 problem details. `index` and `pointer` name the offending task of a batch and the place inside it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    index: int | None = None
+    pointer: str | None = None
+    task_id: UUID | None = None
+
+
+class TimelineEvent(View):
+    """One thing that happened to a task. `release` is the fence of the run it belongs to."""
+
+    at: datetime
+    event: str
+    release: int | None = None
+    session: UUID | None = None
+    detail: str | None = None
+
+
+class Timeline(View):
+    """Events of a task, oldest first."""
+
+    id: UUID
+    events: list[TimelineEvent]
+
+
+class WorkerView(View):
+    """A worker session. `state` is live, draining, left or lost; `held` counts the releases it has now."""
+
+    session: UUID
+    queue: str
+    state: str
+    host: str
+    pid: int
+    slots: int
+    held: int = 0
+    kinds: list[str]
+    version: str
+    started_at: datetime
+    seen_at: datetime
+    rss_bytes: int | None = None
+    loop_blocked: bool = False
+
+
+class QueueView(View):
+    """A queue now: tasks by live state, live slots, and the credit that is left."""
+
+    name: str
+    paused: bool
+    scheduled: int
+    pending: int
+    queued: int
+    running: int
+    workers: int
+    slots: int
+    credit: int
+
+
+class KindView(View):
+    """A kind as its workers registered it; `payload_schema` and `result_schema` are JSON Schema."""
+
+    name: str
+    queue: str
+    max_attempts: int
+    timeout: float | None
+    on_lost: str
+    payload_schema: dict[str, Any]
+    result_schema: dict[str, Any]
+    seen_at: datetime
+
+
+class Workers(View):
+    workers: list[WorkerView]
+
+
+class Queues(View):
+    queues: list[QueueView]
+
+
+class Kinds(View):
+    kinds: list[KindView]
+
+
+class Cancelled(View):
+    """Answer to a cancel: `state` is cancelled when it is final (200), else a request was recorded (202)."""
+
+    id: UUID
+    state: TaskState
+    cancel_requested: bool = Field(description="True when a worker has been asked to stop it")

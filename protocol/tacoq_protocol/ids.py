@@ -1,0 +1,61 @@
+"""Task ids: UUIDv7 (RFC 9562 §5.7), made by the publisher, so that a resend is recognised.
+
+Ids made in one process grow strictly, so that tasks published together keep their order inside a batch; between
+processes only the millisecond counts, and the manager never orders by it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+MAX_AHEAD = timedelta(days=1)
+_RANDOM_BITS = 74
+_STEP_BITS = 40  # a random step below 2**40 keeps ids of one millisecond unguessable enough and leaves room for 2**34
+
+_lock = threading.Lock()
+_last_ms = 0
+_last_tail = 0
+
+
+def new_task_id() -> UUID:
+    """Return a UUIDv7 greater than every one this process made before."""
+    global _last_ms, _last_tail
+    fresh = int.from_bytes(os.urandom(10)) >> (80 - _RANDOM_BITS)
+    with _lock:
+        now = time.time_ns() // 1_000_000
+        if now > _last_ms:
+            _last_ms, _last_tail = now, fresh >> 1  # top bit clear: room to count up
+        else:  # same millisecond, or a clock that went back
+            _last_tail += 1 + (fresh & ((1 << _STEP_BITS) - 1))
+            if _last_tail >> _RANDOM_BITS:
+                _last_ms, _last_tail = _last_ms + 1, fresh >> 1
+        ms, tail = _last_ms, _last_tail
+    high, low = tail >> 62, tail & ((1 << 62) - 1)
+    return UUID(int=ms << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low)
+
+
+def created_at(task_id: UUID) -> datetime:
+    """Return the creation time inside a UUIDv7, in UTC, to the millisecond."""
+    return datetime.fromtimestamp((task_id.int >> 80) / 1000, UTC)
+
+
+def id_problem(task_id: UUID, now: datetime) -> str | None:
+    """Say why `task_id` cannot be a task id at `now`, or None when it can.
+
+    History is partitioned by the day inside the id: an id of another version, or of a far day, has no place there.
+    """
+    if task_id.version != 7:
+        return f"{task_id} is not a UUIDv7: make task ids with tacoq_protocol.ids.new_task_id()"
+    ms = task_id.int >> 80
+    if ms > (now + MAX_AHEAD).timestamp() * 1000:
+        return f"{task_id} was made more than a day in the future: set the publisher's clock"
+    return None
+
+
+def first_id_of(moment: datetime) -> UUID:
+    """Return the smallest UUIDv7-ordered value of `moment`'s millisecond: the bound of a partition or a filter."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

@@ -1,0 +1,261 @@
+"""What crosses AMQP: releases to workers, reports back, presence, control and news of settled tasks.
+
+Releases and reports are arrays on the wire (a message holds many): fields are only ever appended, with a default;
+a change that an older reader would misread gets a new format number in `codec`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+from msgspec import Struct
+
+from tacoq_protocol.http import ErrorInfo
+
+
+class Fence(NamedTuple):
+    """What a write for a run must match: the task, and the number of its release."""
+
+    task_id: UUID
+    release: int
+
+
+class Release(Struct, array_like=True, frozen=True):
+    """One hand-over of a task to the workers.
+
+    `attempt` counts the ended runs that used up an attempt, so 0 is the first try. `timeout` is in seconds. A release that is
+    `announced` may run only after its start report was confirmed: the task has been lost before.
+    """
+
+    task_id: UUID
+    release: int
+    kind: str
+    attempt: int
+    payload: bytes
+    created_at: datetime
+    timeout: float | None = None
+    expires_at: datetime | None = None
+    announced: bool = False
+    traceparent: str | None = None
+    tracestate: str | None = None
+
+    @property
+    def fence(self) -> Fence:
+        return Fence(self.task_id, self.release)
+
+
+class Releases(Struct):
+    """1..k releases of one queue."""
+
+    queue: str
+    releases: list[Release]
+
+
+class ReturnReason(StrEnum):
+    """Why a release was not run: costs no attempt."""
+
+    SHUTDOWN = "shutdown"
+    REDELIVERED = "redelivered"  # the broker gave it a second time; another session may still run it
+    UNKNOWN_KIND = "unknown_kind"
+    SLOW = "slow"  # it stood behind a slow run of the same message
+
+
+class Started(Struct, array_like=True, tag="s", frozen=True):
+    """The handler is about to run, or runs."""
+
+    task_id: UUID
+    release: int
+    started_at: datetime
+
+
+class Completed(Struct, array_like=True, tag="c", frozen=True):
+    """The handler returned; `result` is JSON. `seconds` is the run's length on the worker's monotonic clock."""
+
+    task_id: UUID
+    release: int
+    started_at: datetime
+    seconds: float
+    result: bytes
+
+
+class Failed(Struct, array_like=True, tag="f", frozen=True):
+    """The handler raised, ran out of time, or its payload did not fit. `delay` (seconds) overrides the policy's."""
+
+    task_id: UUID
+    release: int
+    started_at: datetime
+    seconds: float
+    attempt: int
+    error: ErrorInfo
+    retryable: bool
+    delay: float | None = None
+
+
+class Cancelled(Struct, array_like=True, tag="x", frozen=True):
+    """The run stopped because a cancel was asked for, or raised `Cancel`. `started_at` is None when it never ran."""
+
+    task_id: UUID
+    release: int
+    started_at: datetime | None
+    seconds: float
+    reason: str
+
+
+class Snoozed(Struct, array_like=True, tag="z", frozen=True):
+    """The handler asked to be run again in `delay` seconds; costs no attempt."""
+
+    task_id: UUID
+    release: int
+    started_at: datetime
+    seconds: float
+    delay: float
+
+
+class Expired(Struct, array_like=True, tag="e", frozen=True):
+    """The deadline had passed when the run should have started."""
+
+    task_id: UUID
+    release: int
+
+
+class Returned(Struct, array_like=True, tag="r", frozen=True):
+    """A release that was not run."""
+
+    task_id: UUID
+    release: int
+    reason: ReturnReason
+
+
+Outcome = Completed | Failed | Cancelled | Snoozed | Expired | Returned
+Report = Started | Completed | Failed | Cancelled | Snoozed | Expired | Returned
+
+
+class Reports(Struct):
+    """All that a session has to report since the last confirm came back, in the order it happened."""
+
+    session: UUID
+    queue: str
+    reports: list[Report]
+
+
+class Backoff(Struct, frozen=True):
+    """Wait before retry n = min(max, base × factor^(n-1)), then drawn uniformly from its upper half. Seconds.
+
+    Half-fixed, half-random ("equal jitter", M. Brooker, "Exponential Backoff And Jitter", 2015): never near zero.
+    """
+
+    base: float = 1.0
+    factor: float = 2.0
+    max: float = 3600.0
+
+
+class KindSpec(Struct, frozen=True):
+    """A kind as its worker registers it. Schemas are JSON."""
+
+    name: str
+    max_attempts: int = 3
+    backoff: Backoff = Backoff()
+    timeout: float | None = None
+    on_lost: str = "retry"  # or "fail"
+    payload_schema: bytes = b"{}"
+    result_schema: bytes = b"{}"
+
+
+class Register(Struct, tag=True):
+    """A session begins, or introduces itself again when asked."""
+
+    session: UUID
+    queue: str
+    slots: int
+    kinds: list[KindSpec]
+    kinds_hash: str
+    host: str
+    pid: int
+    version: str
+    started_at: datetime
+
+
+class Heartbeat(Struct, tag=True):
+    """A session lives. `running` lists the releases that run for more than 5 s; `loop_blocked`: its event loop did not answer."""
+
+    session: UUID
+    queue: str
+    slots: int
+    held: int
+    running: list[Fence]
+    kinds_hash: str
+    version: str
+    draining: bool = False
+    loop_blocked: bool = False
+    rss_bytes: int | None = None
+
+
+class Leave(Struct, tag=True):
+    """A session ended by itself, having reported and handed back all it held."""
+
+    session: UUID
+    queue: str
+
+
+class Lost(Struct, tag=True):
+    """The supervisor of a session saw its process die. `detail` tells the exit code or signal."""
+
+    session: UUID
+    queue: str
+    detail: str
+
+
+class Inventory(Struct, tag=True):
+    """Answer to `AskHeld`: every release the session holds, run or not."""
+
+    session: UUID
+    queue: str
+    question: UUID
+    held: list[Fence]
+
+
+class ManagerBeat(Struct, tag=True):
+    """A manager hears its own beat: presence works. It hears the others': they live."""
+
+    manager: UUID
+
+
+Presence = Register | Heartbeat | Leave | Lost | Inventory | ManagerBeat
+
+
+class CancelRuns(Struct, tag=True):
+    """Stop these tasks, whichever release; keep the ones not seen yet until they show up."""
+
+    task_ids: list[UUID]
+
+
+class Drain(Struct, tag=True):
+    """Take no more releases; end what runs; leave."""
+
+
+class Rebuild(Struct, tag=True):
+    """Consume anew: the manager sees releases that nobody takes."""
+
+
+class AskHeld(Struct, tag=True):
+    """Answer with an `Inventory` that repeats `question`."""
+
+    question: UUID
+
+
+class Introduce(Struct, tag=True):
+    """Send `Register` again: a manager does not know the session, or its kinds."""
+
+
+Control = CancelRuns | Drain | Rebuild | AskHeld | Introduce
+
+
+class Settled(Struct):
+    """Ids that became final and releases that ended, told by one manager to the others."""
+
+    manager: UUID
+    final: list[UUID]
+    ended: dict[str, int]  # queue → releases that hold no slot any more
