@@ -1,0 +1,136 @@
+"""Connections: a dedicated one for each hot statement, which opens itself again, and a SQLAlchemy engine for the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from tacoq_protocol.errors import TacoqError
+
+log = logging.getLogger("tacoq.store")
+
+# The live table is often empty when a statement is planned, and a plan made then must not go quadratic later:
+# only nested loops over indexes are left to choose from.
+HOT_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
+_RETRIED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+_TRIES = 5
+LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,  # "connection is closed", "connection was closed in the middle of operation"
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # shutdown, terminated by an administrator
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+)
+
+CONNECT_SECONDS = 5.0
+STATEMENT_SECONDS = 30.0
+
+
+class DatabaseUnavailable(TacoqError):
+    """Postgres is not reachable, or the connection broke inside a statement: it may or may not have committed."""
+
+
+class HotConnection:
+    """One asyncpg connection for one caller's statements, one at a time, opened when needed.
+
+    Deadlock victims and serialisation failures (40P01, 40001) are run again: nothing of them was applied.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._connection: asyncpg.Connection[Any] | None = None
+        self._turn = asyncio.Lock()
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run one statement in its own transaction and return its rows; committed when it returns.
+
+        Raises DatabaseUnavailable when Postgres is away, or when the connection broke (then it may have committed);
+        errors of the data are asyncpg's.
+        """
+        async with self._turn:
+            for attempt in range(1, _TRIES + 1):
+                connection = await self._open()
+                try:
+                    rows: list[asyncpg.Record] = await connection.fetch(
+                        statement, *arguments, timeout=STATEMENT_SECONDS
+                    )
+                    return rows
+                except _RETRIED:
+                    if attempt == _TRIES:
+                        raise
+                    log.info("statement retried", extra={"connection": self._name, "attempt": attempt})
+                except ValueError:
+                    raise  # asyncpg's error for an argument of the wrong type is an InterfaceError, too
+                except LOST as error:
+                    await self._drop()
+                    raise DatabaseUnavailable(f"the connection to Postgres broke: {error or type(error).__name__}") from error
+                except asyncio.CancelledError:
+                    await self._drop()  # asyncpg may be in the middle of a protocol exchange
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _open(self) -> asyncpg.Connection[Any]:
+        if self._connection is None or self._connection.is_closed():
+            try:
+                self._connection = await asyncpg.connect(
+                    self._url,
+                    timeout=CONNECT_SECONDS,
+                    server_settings={"application_name": f"tacoq {self._name}", **HOT_SETTINGS},
+                )
+            except (*LOST, asyncpg.InvalidAuthorizationSpecificationError) as error:
+                raise DatabaseUnavailable(f"Postgres is not reachable: {error or type(error).__name__}") from error
+        return self._connection
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    async def close(self) -> None:
+        """Close the connection. The next statement would open it again."""
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            try:
+                await connection.close(timeout=CONNECT_SECONDS)
+            except LOST:
+                connection.terminate()
+
+
+class Database:
+    """All connections of one manager: one per flow, so that a slow accept never makes a settle wait."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.accept = HotConnection(url, "accept")
+        self.claim = HotConnection(url, "claim")
+        self.settle = HotConnection(url, "settle")
+        self.read = HotConnection(url, "read")
+        self.upkeep = HotConnection(url, "upkeep")
+        self.engine: AsyncEngine = create_async_engine(
+            url.replace("postgresql://", "postgresql+asyncpg://", 1),
+            poolclass=AsyncAdaptedQueuePool,
+            pool_size=2,
+            max_overflow=4,
+            pool_pre_ping=True,
+            connect_args={"server_settings": {"application_name": "tacoq"}, "timeout": CONNECT_SECONDS},
+        )
+
+    async def close(self) -> None:
+        for connection in (self.accept, self.claim, self.settle, self.read, self.upkeep):
+            await connection.close()
+        await self.engine.dispose()

@@ -1,0 +1,160 @@
+"""The tables, as SQLAlchemy metadata. Migrations under alembic/ make them; a test holds the two equal.
+
+- `tasks` holds live tasks only and stays small; `task_history` holds final ones, by the day inside their UUIDv7.
+- `seq` is the order of accept. `release` is the fence: raised by every claim and by every report that is applied.
+- Payload and result are bytes: what came in goes out, and no content can fail a statement for its neighbours.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON
+
+metadata = MetaData()
+
+_moment = DateTime(timezone=True)
+
+
+def _task_columns() -> list[Column[object]]:
+    """Columns that a task keeps for life; `task_history` adds the outcome."""
+    return [
+        Column("kind", Text, nullable=False),
+        Column("queue", Text, nullable=False),
+        Column("fairness_key", Text, nullable=False, server_default=""),
+        Column("priority", SmallInteger, nullable=False, server_default="0"),
+        Column("state", Text, nullable=False),
+        Column("release", Integer, nullable=False, server_default="0"),
+        Column("attempt", Integer, nullable=False, server_default="0"),  # ended runs that used up an attempt
+        Column("crashes", Integer, nullable=False, server_default="0"),  # of these, runs lost with their worker
+        Column("max_attempts", Integer),  # NULL: the kind's
+        Column("timeout", Double),  # seconds for one run; NULL: the kind's
+        Column("created_at", _moment, nullable=False, server_default=func.now()),
+        Column("run_at", _moment, nullable=False),
+        Column("expires_at", _moment),
+        Column("queued_at", _moment),  # of the latest release
+        Column("started_at", _moment),  # of the latest release, by the worker's clock
+        Column("session", Uuid),  # that reported the start of the latest release
+        Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+        Column("announced", Boolean, nullable=False, server_default=text("false")),  # next release alone, start first
+        Column("retry_of", Uuid),
+        Column("traceparent", Text),
+        Column("tracestate", Text),
+        Column("fingerprint", LargeBinary, nullable=False),  # of what was asked for: tells a resend from a conflict
+        Column("payload", LargeBinary, nullable=False),
+    ]
+
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("seq", BigInteger, Identity(always=True), nullable=False),
+    *_task_columns(),
+    CheckConstraint("state IN ('scheduled', 'pending', 'queued', 'running')", name="tasks_state_is_live"),
+)
+Index(
+    "tasks_pending",  # claim: the head of a lane; its order is the claim's ORDER BY
+    tasks.c.queue,
+    tasks.c.kind,
+    tasks.c.fairness_key,
+    tasks.c.priority.desc(),
+    tasks.c.run_at,
+    tasks.c.seq,
+    postgresql_where=text("state = 'pending'"),
+)
+Index("tasks_scheduled", tasks.c.run_at, postgresql_where=text("state = 'scheduled'"))  # the schedule step
+Index("tasks_in_flight", tasks.c.queue, postgresql_where=text("state IN ('queued', 'running')"))  # recount, rescue
+Index(
+    "tasks_expires",  # the expire step
+    tasks.c.expires_at,
+    postgresql_where=text("expires_at IS NOT NULL AND state IN ('scheduled', 'pending')"),
+)
+
+task_history = Table(
+    "task_history",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    *_task_columns(),
+    Column("finished_at", _moment, nullable=False),
+    Column("result", LargeBinary),
+    Column("error", JSON),  # json, not jsonb: it may hold \u0000
+    CheckConstraint("state IN ('completed', 'failed', 'cancelled', 'expired')", name="task_history_state_is_final"),
+    postgresql_partition_by="RANGE (id)",
+)
+
+attempts = Table(  # ended runs, but for first-time successes, whose row in task_history says it all
+    "attempts",
+    metadata,
+    Column("task_id", Uuid, primary_key=True),
+    Column("release", Integer, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),  # the move: completed, failed, retried, snoozed, cancelled, lost
+    Column("session", Uuid),
+    Column("started_at", _moment),
+    Column("ended_at", _moment, nullable=False),
+    Column("seconds", Double),
+    Column("error", JSON),
+    postgresql_partition_by="RANGE (task_id)",
+)
+
+PARTITIONED = {"task_history": "id", "attempts": "task_id"}
+
+workers = Table(  # sessions, for people and after a restart; beats never come here
+    "workers",
+    metadata,
+    Column("session", Uuid, primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("state", Text, nullable=False),  # live, left, lost
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("kinds", JSON, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("started_at", _moment, nullable=False),
+    Column("ended_at", _moment),
+    Column("detail", Text),
+)
+
+kinds = Table(
+    "kinds",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("spec", JSON, nullable=False),
+    Column("seen_at", _moment, nullable=False, server_default=func.now()),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("created_at", _moment, nullable=False, server_default=func.now()),
+)
+
+leader = Table(  # one row; the epoch is its key, so that a takeover waits for claims that hold it FOR KEY SHARE
+    "leader",
+    metadata,
+    Column("epoch", BigInteger, primary_key=True, autoincrement=False),
+    Column("holder", Uuid),
+    Column("expires_at", _moment, nullable=False),
+)
