@@ -1,1 +1,1 @@
-"""The broker port's two adapters: `rabbitmq` (aio-pika, under our own supervisor) and `memory` (one process)."""
+"""The broker port's adapters: `rabbitmq` (RabbitMQ, under our own supervisor) and `memory` (one process)."""
