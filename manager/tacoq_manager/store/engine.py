@@ -10,6 +10,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from tacoq_manager.store.functions import ACCEPT_FUNCTION
 from tacoq_protocol.errors import TacoqError
 
 log = logging.getLogger("tacoq.store")
@@ -45,14 +46,15 @@ class DatabaseUnavailable(TacoqError):
 
 
 class HotConnection:
-    """One asyncpg connection for one caller's statements, one at a time, opened when needed.
+    """One asyncpg connection for one caller's statements, one at a time, opened when needed; `setup` runs at each opening.
 
     Deadlock victims and serialisation failures (40P01, 40001) are run again: nothing of them was applied.
     """
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, *, setup: str | None = None) -> None:
         self._url = url
         self._name = name
+        self._setup = setup
         self._connection: asyncpg.Connection[Any] | None = None
         self._turn = asyncio.Lock()
 
@@ -87,11 +89,14 @@ class HotConnection:
     async def _open(self) -> asyncpg.Connection[Any]:
         if self._connection is None or self._connection.is_closed():
             try:
-                self._connection = await asyncpg.connect(
+                connection: asyncpg.Connection[Any] = await asyncpg.connect(
                     self._url,
                     timeout=CONNECT_SECONDS,
                     server_settings={"application_name": f"tacoq {self._name}", **HOT_SETTINGS},
                 )
+                if self._setup is not None:
+                    await connection.execute(self._setup)
+                self._connection = connection
             except (*LOST, asyncpg.InvalidAuthorizationSpecificationError) as error:
                 raise DatabaseUnavailable(f"Postgres is not reachable: {error or type(error).__name__}") from error
         return self._connection
@@ -116,7 +121,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.accept = HotConnection(url, "accept")
+        self.accept = HotConnection(url, "accept", setup=ACCEPT_FUNCTION)
         self.claim = HotConnection(url, "claim")
         self.settle = HotConnection(url, "settle")
         self.read = HotConnection(url, "read")

@@ -1,0 +1,58 @@
+"""Accept: validated tasks in, one call and one transaction, what became of each out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from tacoq_manager.store.engine import HotConnection
+from tacoq_protocol.states import TaskState
+
+_ACCEPT: Final = """
+SELECT id, state, duplicate, same FROM pg_temp.tacoq_accept(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15
+)
+"""
+
+
+class Row(NamedTuple):
+    """A task as it is stored. `delay` and `expires_in` are seconds from now on the database's clock."""
+
+    id: UUID
+    kind: str
+    queue: str
+    priority: int
+    payload: bytes
+    fingerprint: bytes
+    delay: float | None
+    run_at: datetime | None
+    expires_in: float | None
+    expires_at: datetime | None
+    max_attempts: int | None
+    timeout: float | None
+    retry_of: UUID | None
+    traceparent: str | None
+    tracestate: str | None
+
+
+class Stored(NamedTuple):
+    """What Postgres holds for an id. `same` False: the id was accepted before with other content."""
+
+    state: TaskState
+    duplicate: bool
+    same: bool
+
+
+async def accept(connection: HotConnection, rows: Sequence[Row]) -> dict[UUID, Stored]:
+    """Store `rows`, in their order, and say what is stored for each id; committed when it returns.
+
+    The caller sorts by id, so that two batches with the same ids wait for each other and cannot deadlock. Ids that are
+    known change nothing. Raises DatabaseUnavailable (perhaps committed: the same call again is safe), or asyncpg's error
+    when a value is refused; then nothing was stored.
+    """
+    records = await connection.fetch(_ACCEPT, *(list(column) for column in zip(*rows, strict=True)))
+    return {
+        id: Stored(TaskState(state), duplicate, same) for id, state, duplicate, same in records
+    }

@@ -1,0 +1,133 @@
+"""Claim: lanes with what each may give in, the heads of them queued and ready to publish out. One statement.
+
+A lane is (queue, kind, fairness key). Taking from lanes that may run keeps a claim at the cost of what it takes: a scan
+of the queue would walk over every row that a limit or an unknown kind holds back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from tacoq_manager.store.engine import HotConnection
+from tacoq_protocol.messages import Release
+
+# The leader row is read FOR KEY SHARE: a takeover, which changes the epoch, waits for this statement, and a leader that
+# was frozen and wakes up finds its epoch gone and claims nothing. UPDATE by a sorted array locks in id order.
+_CLAIM: Final = """
+WITH lead AS MATERIALIZED (
+    SELECT epoch FROM leader WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp() FOR KEY SHARE
+),
+head AS MATERIALIZED (
+    SELECT t.id
+    FROM lead
+    CROSS JOIN unnest($3::text[], $4::text[], $5::int[]) AS lane (kind, fairness_key, most)
+    CROSS JOIN LATERAL (
+        SELECT id, priority, run_at, seq
+        FROM tasks
+        WHERE state = 'pending' AND queue = $6 AND kind = lane.kind AND fairness_key = lane.fairness_key
+          AND (expires_at IS NULL OR expires_at > now())
+        ORDER BY priority DESC, run_at, seq
+        LIMIT lane.most
+    ) AS t
+    ORDER BY t.priority DESC, t.run_at, t.seq
+    LIMIT $7
+)
+UPDATE tasks
+SET state = 'queued', release = release + 1, queued_at = now(), session = NULL, started_at = NULL
+WHERE id = ANY (ARRAY(SELECT id FROM head ORDER BY id)) AND state = 'pending'
+RETURNING id, release, kind, fairness_key, attempt, payload, created_at, timeout, expires_at, announced,
+    traceparent, tracestate, priority, run_at, seq
+"""
+
+# Loose index scan: one probe per lane, whatever lies in it.
+_LANES: Final = """
+WITH RECURSIVE lane AS (
+    (SELECT queue, kind, fairness_key FROM tasks WHERE state = 'pending'
+     ORDER BY queue, kind, fairness_key LIMIT 1)
+    UNION ALL
+    SELECT following.* FROM lane CROSS JOIN LATERAL (
+        SELECT t.queue, t.kind, t.fairness_key FROM tasks AS t
+        WHERE t.state = 'pending' AND (t.queue, t.kind, t.fairness_key) > (lane.queue, lane.kind, lane.fairness_key)
+        ORDER BY t.queue, t.kind, t.fairness_key LIMIT 1
+    ) AS following
+)
+SELECT queue, kind, fairness_key FROM lane
+"""
+
+_IN_FLIGHT: Final = """
+SELECT queue, count(*) AS released FROM tasks WHERE state IN ('queued', 'running') GROUP BY queue
+"""
+
+
+class Lane(NamedTuple):
+    """Waiting tasks that stand in one line."""
+
+    queue: str
+    kind: str
+    fairness_key: str
+
+
+class Take(NamedTuple):
+    """A lane, and how many may be taken from it."""
+
+    lane: Lane
+    most: int
+
+
+class Claimed(NamedTuple):
+    """A task now `queued`, as it goes to a worker, with the lane it came from."""
+
+    lane: Lane
+    release: Release
+
+
+async def claim(
+    connection: HotConnection, *, epoch: int, holder: UUID, queue: str, takes: Sequence[Take], most: int
+) -> list[Claimed]:
+    """Move up to `most` tasks of `queue` from pending to queued, by priority, then time due, then order of accept.
+
+    Committed when it returns; in that order. Nothing is claimed unless `holder` leads with `epoch`. Raises
+    DatabaseUnavailable: then rows may be queued without anybody publishing them, which is for the rescue to find.
+    """
+    rows = await connection.fetch(
+        _CLAIM,
+        epoch,
+        holder,
+        [take.lane.kind for take in takes],
+        [take.lane.fairness_key for take in takes],
+        [take.most for take in takes],
+        queue,
+        most,
+    )
+    rows.sort(key=lambda row: (-row["priority"], row["run_at"], row["seq"]))
+    return [
+        Claimed(
+            Lane(queue, row["kind"], row["fairness_key"]),
+            Release(
+                row["id"],
+                row["release"],
+                row["kind"],
+                row["attempt"],
+                row["payload"],
+                row["created_at"],
+                row["timeout"],
+                row["expires_at"],
+                row["announced"],
+                row["traceparent"],
+                row["tracestate"],
+            ),
+        )
+        for row in rows
+    ]
+
+
+async def lanes(connection: HotConnection) -> list[Lane]:
+    """Return every lane in which a task is pending."""
+    return [Lane(*row) for row in await connection.fetch(_LANES)]
+
+
+async def in_flight(connection: HotConnection) -> dict[str, int]:
+    """Count the released tasks of each queue."""
+    return {row["queue"]: row["released"] for row in await connection.fetch(_IN_FLIGHT)}

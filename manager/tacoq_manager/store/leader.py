@@ -1,0 +1,57 @@
+"""The leader row: taken, renewed, given up, all on the database's clock. Its renewal is the leader's one tick."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from tacoq_manager.store.engine import HotConnection
+
+LEASE_SECONDS: Final = 3.0
+
+_RENEW: Final = """
+WITH renewed AS (
+    UPDATE leader SET expires_at = clock_timestamp() + make_interval(secs => $3)
+    WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp()
+    RETURNING epoch
+)
+SELECT epoch,
+    extract(epoch FROM (SELECT min(run_at) FROM tasks WHERE state = 'scheduled') - now())::float8 AS due,
+    extract(epoch FROM (
+        SELECT min(expires_at) FROM tasks WHERE expires_at IS NOT NULL AND state IN ('scheduled', 'pending')
+    ) - now())::float8 AS expiry
+FROM renewed
+"""
+
+# Changing the epoch, which is the key, waits for every claim that reads the row FOR KEY SHARE.
+_TAKE: Final = """
+UPDATE leader SET epoch = epoch + 1, holder = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
+WHERE holder IS NULL OR expires_at <= clock_timestamp()
+RETURNING epoch
+"""
+
+_GIVE_UP: Final = "UPDATE leader SET holder = NULL, expires_at = clock_timestamp() WHERE epoch = $1 AND holder = $2"
+
+
+class Tick(NamedTuple):
+    """A renewal that held. Seconds until the next scheduled task is due, and until the next deadline of a waiting one."""
+
+    due: float | None
+    expiry: float | None
+
+
+async def take(connection: HotConnection, holder: UUID) -> int | None:
+    """Become leader when nobody is; return the new epoch, or None."""
+    rows = await connection.fetch(_TAKE, holder, LEASE_SECONDS)
+    return rows[0]["epoch"] if rows else None
+
+
+async def renew(connection: HotConnection, epoch: int, holder: UUID) -> Tick | None:
+    """Hold the lead for LEASE_SECONDS more; None when it is lost."""
+    rows = await connection.fetch(_RENEW, epoch, holder, LEASE_SECONDS)
+    return Tick(rows[0]["due"], rows[0]["expiry"]) if rows else None
+
+
+async def give_up(connection: HotConnection, epoch: int, holder: UUID) -> None:
+    """Let another manager lead at once."""
+    await connection.fetch(_GIVE_UP, epoch, holder)

@@ -1,0 +1,172 @@
+"""Settle: transitions in, one statement and one transaction, the moves that took place out (all others were stale)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.transitions import MAX_CRASHES, Transition
+from tacoq_protocol.states import TaskState
+
+_BIT: Final = {TaskState.SCHEDULED: 1, TaskState.PENDING: 2, TaskState.QUEUED: 4, TaskState.RUNNING: 8}
+
+# Rows are locked in id order, whatever order the reports came in: two settles cannot deadlock. The lock is taken inside
+# a lateral subquery and final rows are deleted by an array of ids: both can only be nested loops over the primary key,
+# however the planner's statistics look. `r` holds each row as it was when it got the lock.
+_APPLY: Final = """
+WITH r AS MATERIALIZED (
+    SELECT u.*, t.*,
+        CASE
+            WHEN u.to_state IN ('completed', 'failed', 'cancelled', 'expired') THEN u.to_state
+            WHEN t.cancel_requested AND u.to_state IN ('scheduled', 'pending') THEN 'cancelled'
+            WHEN u.costs_attempt AND t.attempt + t.cost >= coalesce(t.max_attempts, u.attempt_limit) THEN 'failed'
+            WHEN u.crash AND t.crashes + 1 >= $19 THEN 'failed'
+            ELSE coalesce(u.to_state, t.was)
+        END AS state
+    FROM unnest(
+        $1::int[], $2::uuid[], $3::int[], $4::int[], $5::text[], $6::boolean[], $7::boolean[], $8::boolean[],
+        $9::boolean[], $10::int[], $11::float8[], $12::boolean[], $13::uuid[], $14::timestamptz[], $15::float8[],
+        $16::text[], $17::bytea[], $18::text[]
+    ) AS u (
+        place, task_id, at_release, from_states, to_state, closes, costs_attempt, crash, loses, attempt_limit, delay,
+        request_cancel, by_session, began_at, seconds, outcome, result, error
+    )
+    CROSS JOIN LATERAL (
+        SELECT id, seq, kind, queue, fairness_key, priority, tasks.state AS was, release, attempt, crashes, max_attempts,
+            timeout, created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested, announced,
+            retry_of, traceparent, tracestate, fingerprint, payload,
+            -- A run that was counted when it was lost is not counted again when its late report comes.
+            CASE WHEN u.costs_attempt AND NOT (tasks.state = 'pending' AND started_at IS NOT NULL)
+                THEN 1 ELSE 0 END AS cost
+        FROM tasks
+        WHERE id = u.task_id
+          AND (u.at_release IS NULL OR release = u.at_release)
+          AND u.from_states & (CASE tasks.state
+                WHEN 'scheduled' THEN 1 WHEN 'pending' THEN 2 WHEN 'queued' THEN 4 ELSE 8 END) <> 0
+        FOR UPDATE OFFSET 0
+    ) AS t
+),
+moved_out AS (
+    DELETE FROM tasks WHERE id = ANY (ARRAY(
+        SELECT id FROM r WHERE state IN ('completed', 'failed', 'cancelled', 'expired')
+    ))
+),
+history AS (
+    INSERT INTO task_history (
+        id, seq, kind, queue, fairness_key, priority, state, release, attempt, crashes, max_attempts, timeout,
+        created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested, announced, retry_of,
+        traceparent, tracestate, fingerprint, payload, finished_at, result, error
+    )
+    SELECT id, seq, kind, queue, fairness_key, priority, state, release, attempt + cost,
+        crashes + crash::int, max_attempts, timeout, created_at, run_at, expires_at, queued_at,
+        coalesce(began_at, started_at), coalesce(by_session, session), cancel_requested, announced, retry_of,
+        traceparent, tracestate, fingerprint, payload, now(), CASE WHEN state = 'completed' THEN result END,
+        CASE
+            WHEN state = 'completed' THEN NULL
+            WHEN state = 'cancelled' AND to_state IS DISTINCT FROM 'cancelled'
+                THEN '{"type":"Cancelled","message":"cancelled on request"}'::json
+            ELSE error::json
+        END
+    FROM r WHERE state IN ('completed', 'failed', 'cancelled', 'expired')
+),
+moved AS (
+    UPDATE tasks SET
+        state = r.state,
+        release = tasks.release + r.closes::int,
+        attempt = tasks.attempt + r.cost,
+        crashes = tasks.crashes + r.crash::int,
+        run_at = CASE WHEN r.state = 'scheduled' THEN now() + make_interval(secs => r.delay) ELSE tasks.run_at END,
+        queued_at = CASE WHEN r.closes THEN NULL ELSE tasks.queued_at END,
+        session = CASE WHEN r.closes THEN NULL ELSE coalesce(r.by_session, tasks.session) END,
+        started_at = CASE WHEN r.closes THEN NULL ELSE coalesce(r.began_at, tasks.started_at) END,
+        cancel_requested = tasks.cancel_requested OR r.request_cancel,
+        announced = CASE WHEN r.closes THEN false ELSE tasks.announced OR r.loses END
+    FROM r
+    WHERE tasks.id = r.id AND r.state NOT IN ('completed', 'failed', 'cancelled', 'expired')
+),
+ended AS (
+    INSERT INTO attempts (task_id, release, attempt, outcome, session, started_at, ended_at, seconds, error)
+    SELECT id, release, attempt + cost, outcome, coalesce(by_session, session), coalesce(began_at, started_at), now(),
+        seconds, error::json
+    FROM r
+    WHERE outcome IS NOT NULL AND NOT (outcome = 'completed' AND attempt = 0)
+    ON CONFLICT (task_id, release) DO UPDATE SET  -- a late report knows better than 'lost'
+        attempt = excluded.attempt, outcome = excluded.outcome, session = excluded.session,
+        started_at = excluded.started_at, ended_at = excluded.ended_at, seconds = excluded.seconds, error = excluded.error
+)
+SELECT place, was, state, queue, kind, fairness_key,
+    CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at
+FROM r
+"""
+
+
+class Applied(NamedTuple):
+    """A move that took place and is committed. `was` and `state` are before and after; `run_at` is when it is due."""
+
+    transition: Transition
+    was: TaskState
+    state: TaskState
+    queue: str
+    kind: str
+    fairness_key: str
+    run_at: datetime
+
+    @property
+    def frees_slot(self) -> bool:
+        return self.was in _RELEASED and self.state not in _RELEASED
+
+
+_RELEASED: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING})
+_encode = msgspec.json.Encoder().encode
+
+
+async def apply(connection: HotConnection, transitions: Sequence[Transition]) -> list[Applied]:
+    """Apply `transitions` in one transaction; committed when it returns.
+
+    At most one transition of a task may match (one per release, or from disjoint states). Those not returned were stale:
+    the release is closed or not the latest, or the state does not allow the move. Raises DatabaseUnavailable (the commit
+    may have happened: apply them again, they are then stale), or asyncpg's error when a value is refused.
+    """
+    places = sorted(range(len(transitions)), key=lambda place: transitions[place].task_id)
+    rows = [transitions[place] for place in places]
+    records = await connection.fetch(
+        _APPLY,
+        places,
+        [t.task_id for t in rows],
+        [t.release for t in rows],
+        [_mask(t.from_states) for t in rows],
+        [t.to for t in rows],
+        [t.closes for t in rows],
+        [t.costs_attempt for t in rows],
+        [t.crash for t in rows],
+        [t.move == "lose" for t in rows],
+        [t.attempt_limit for t in rows],
+        [t.delay for t in rows],
+        [t.request_cancel for t in rows],
+        [t.session for t in rows],
+        [t.started_at for t in rows],
+        [t.seconds for t in rows],
+        [t.outcome for t in rows],
+        [t.result for t in rows],
+        [None if t.error is None else _encode(t.error).decode() for t in rows],
+        MAX_CRASHES,
+    )
+    return [
+        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, run_at)
+        for place, was, state, queue, kind, key, run_at in records
+    ]
+
+
+_STATE: Final = {state.value: state for state in TaskState}
+_MASKS: dict[frozenset[TaskState], int] = {}
+
+
+def _mask(states: frozenset[TaskState]) -> int:
+    mask = _MASKS.get(states)
+    if mask is None:
+        mask = _MASKS[states] = sum(_BIT[state] for state in states)
+    return mask
