@@ -1,0 +1,79 @@
+"""The manager's settings: TACOQ_* variables in, one checked value out. Nothing else reads the environment."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tacoq_protocol.durations import parse_duration
+from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.topology import Topology
+
+# It begins the name of every exchange and queue, where a dot separates parts.
+_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,49}")
+_POSTGRES = re.compile(r"^(postgres|postgresql)(\+asyncpg)?://")
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, (str, int, float, timedelta)):
+        return value
+    try:
+        return parse_duration(value, name="TACOQ_RETENTION")
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+class Settings(BaseSettings):
+    """One field per variable: `database_url` is TACOQ_DATABASE_URL."""
+
+    model_config = SettingsConfigDict(env_prefix="TACOQ_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    database_url: str = "postgresql://postgres@127.0.0.1:5432/tacoq"
+    broker_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    namespace: str = "tacoq"  # prefix of every exchange and queue
+    task_queues: Literal["classic", "quorum"] = "classic"
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 3000
+    api_key: SecretStr | None = None  # unset: the API is open to whoever reaches it
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    retention: Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1))] = timedelta(
+        days=30
+    )
+
+    @field_validator("database_url")
+    @classmethod
+    def _one_spelling(cls, url: str) -> str:
+        if not _POSTGRES.match(url):
+            raise ValueError(
+                "is not the URL of a Postgres database: give postgresql://user:password@host:5432/name"
+            )
+        return _POSTGRES.sub("postgresql://", url)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_amqp(cls, url: str) -> str:
+        if not url.startswith(("amqp://", "amqps://")):
+            raise ValueError(
+                "is not the URL of a RabbitMQ virtual host: give amqp://user:password@host:5672/vhost"
+            )
+        return url
+
+    @field_validator("namespace")
+    @classmethod
+    def _is_a_prefix(cls, namespace: str) -> str:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise ValueError("is not a namespace: up to 50 letters, digits, - and _, not beginning with -")
+        return namespace
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, level: object) -> object:
+        return level.upper() if isinstance(level, str) else level
+
+    @property
+    def topology(self) -> Topology:
+        return Topology(self.namespace, self.task_queues)
