@@ -1,7 +1,7 @@
 """Sessions: what was heard on presence in, who lives, with which slots and kinds, out. In memory.
 
 **A lease runs only while presence demonstrably works.** The manager hears its own beat, too. While it does
-not (start, reconnect, alarm, a frozen process) nothing tells a silent session from a deaf manager, so nobody's
+not (start, reconnect, alarm, a frozen process) nothing tells a silent session from a deaf manager: nobody's
 lease runs; from the first own beat after a gap everybody has a full one.
 
 `now` is always in seconds of one monotonic clock, and comes from the caller.

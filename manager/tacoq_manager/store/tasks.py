@@ -1,0 +1,190 @@
+"""Tasks as people and programs look at them: ids or filters in, views out, live or final in one statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from msgspec import UNSET, Raw
+from sqlalchemy import text
+
+from tacoq_manager.store.engine import Database
+from tacoq_manager.store.faults import database_faults
+from tacoq_protocol.errors import TaskNotFound
+from tacoq_protocol.http import ErrorInfo, TaskPage, TaskView, Timeline, TimelineEvent
+from tacoq_protocol.states import FINAL, LIVE, TaskState
+
+# `_view` takes columns by their place here.
+_SHARED: Final = (
+    "id", "kind", "queue", "state", "priority", "attempt", "release", "created_at", "run_at", "max_attempts",
+    "timeout", "expires_at", "queued_at", "started_at", "session", "cancel_requested", "retry_of",
+)  # fmt: skip
+_columns = ", ".join(_SHARED)
+
+# One index descent per id and table, into the one partition that may have it, whatever the statistics say.
+_VIEWS: Final = f"""
+SELECT t.* FROM unnest($1::uuid[]) AS wanted (wanted_id)
+CROSS JOIN LATERAL (
+    SELECT {_columns}, CASE WHEN $2 THEN payload END, NULL::timestamptz, NULL::bytea, NULL::text
+    FROM tasks WHERE id = wanted_id
+    UNION ALL
+    SELECT {_columns}, CASE WHEN $2 THEN payload END, finished_at, result, error::text
+    FROM task_history WHERE id = wanted_id
+) AS t
+"""
+_STATES: Final = """
+SELECT t.id, t.state FROM unnest($1::uuid[]) AS wanted (wanted_id)
+CROSS JOIN LATERAL (
+    SELECT id, state FROM tasks WHERE id = wanted_id
+    UNION ALL
+    SELECT id, state FROM task_history WHERE id = wanted_id
+) AS t
+"""
+_ATTEMPTS: Final = """
+SELECT release, outcome, session, started_at, ended_at, error::text AS error
+FROM attempts WHERE task_id = $1 ORDER BY release
+"""
+_FILTERS: Final = {
+    "kind": "kind = :kind",
+    "queue": "queue = :queue",
+    "states": "state = ANY (:states)",
+    "cursor": "id < :cursor",
+}
+_PAGE: Final = "(SELECT {columns} FROM {table} WHERE {{where}} ORDER BY id DESC LIMIT :limit)"
+_LIVE_PAGE: Final = _PAGE.format(
+    columns=f"{_columns}, NULL::bytea, NULL::timestamptz, NULL::bytea, NULL::text", table="tasks"
+)
+_FINAL_PAGE: Final = _PAGE.format(
+    columns=f"{_columns}, NULL::bytea, finished_at, NULL::bytea, error::text", table="task_history"
+)
+_COUNTS: Final = text("SELECT queue, state, count(*) FROM tasks GROUP BY queue, state")
+_STATE: Final = {state.value: state for state in TaskState}
+_error = msgspec.json.Decoder(ErrorInfo).decode
+
+
+async def views(database: Database, ids: Sequence[UUID], *, payload: bool = False) -> list[TaskView]:
+    """Return the tasks of `ids` that there are, in no particular order. `payload`: with it."""
+    rows = await database.read.fetch(_VIEWS, ids, payload)
+    return [_view(row) for row in rows]
+
+
+async def states(database: Database, ids: Sequence[UUID]) -> dict[UUID, TaskState]:
+    """Return the state of each task of `ids` that there is."""
+    rows = await database.read.fetch(_STATES, ids)
+    return {id: _STATE[state] for id, state in rows}
+
+
+async def find(
+    database: Database,
+    *,
+    kind: str | None = None,
+    queue: str | None = None,
+    states: Sequence[TaskState] = (),
+    cursor: UUID | None = None,
+    limit: int = 100,
+) -> TaskPage:
+    """Return the newest tasks (by id) that fit all filters, without payload and result.
+
+    `cursor` is the `next` of the page before.
+    """
+    filters = {"kind": kind, "queue": queue, "states": list(states) or None, "cursor": cursor}
+    given = {name: value for name, value in filters.items() if value is not None}
+    where = " AND ".join(_FILTERS[name] for name in given) or "true"
+    wanted = frozenset(states) or frozenset(TaskState)
+    halves = [half for half, reach in ((_LIVE_PAGE, LIVE), (_FINAL_PAGE, FINAL)) if wanted & reach]
+    both = " UNION ALL ".join(half.format(where=where) for half in halves)
+    # Not on the hot connection: a filter that fits little reads much, and lookups would wait for it.
+    statement = text(f"SELECT * FROM ({both}) AS t ORDER BY id DESC LIMIT :limit")
+    with database_faults():
+        async with database.engine.connect() as connection:
+            rows = (await connection.execute(statement, {**given, "limit": limit + 1})).all()
+    found = [_view(row) for row in rows[:limit]]
+    return TaskPage(found, next=str(found[-1].id) if len(rows) > limit else None)
+
+
+async def timeline(database: Database, task_id: UUID) -> Timeline:
+    """Return what is known of a task's life. Raises TaskNotFound."""
+    # Runs first: what ends in between is then told by the task itself.
+    runs = await database.read.fetch(_ATTEMPTS, task_id)
+    rows = await database.read.fetch(_VIEWS, [task_id], False)
+    if not rows:
+        raise TaskNotFound(task_id)
+    return Timeline(id=task_id, events=_events(_view(rows[0]), runs))
+
+
+async def queue_counts(database: Database) -> dict[str, dict[TaskState, int]]:
+    """Return how many live tasks each queue has, by state. Reads all of them, so not on a hot connection."""
+    counts: dict[str, dict[TaskState, int]] = {}
+    with database_faults():
+        async with database.engine.connect() as connection:
+            for queue, state, count in await connection.execute(_COUNTS):
+                counts.setdefault(queue, {})[_STATE[state]] = count
+    return counts
+
+
+def _view(row: Any) -> TaskView:
+    """A view from a row of asyncpg or SQLAlchemy, by place: this runs for every result that is read."""
+    (
+        id, kind, queue, state, priority, attempt, release, created_at, run_at, max_attempts,
+        timeout, expires_at, queued_at, started_at, session, cancel_requested, retry_of,
+        payload, finished_at, result, error,
+    ) = row  # fmt: skip
+    return TaskView(
+        id=id,
+        kind=kind,
+        queue=queue,
+        state=_STATE[state],
+        priority=priority,
+        attempt=attempt,
+        release=release,
+        created_at=created_at,
+        run_at=run_at,
+        max_attempts=max_attempts,
+        timeout=timeout,
+        expires_at=expires_at,
+        queued_at=queued_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        session=session,
+        cancel_requested=cancel_requested,
+        retry_of=retry_of,
+        error=None if error is None else _error(error),
+        payload=UNSET if payload is None else Raw(payload),
+        result=UNSET if result is None else Raw(result),
+    )
+
+
+def _events(task: TaskView, runs: Sequence[asyncpg.Record]) -> list[TimelineEvent]:
+    """In the order of releases: starts are told by the workers' clocks, and would not sort among the others."""
+    origin = f"retry of {task.retry_of}" if task.retry_of is not None else None
+    events = [TimelineEvent(at=task.created_at, event="accepted", detail=origin)]
+    for run in runs:
+        about = {"release": run["release"], "session": run["session"]}
+        if run["started_at"] is not None:
+            events.append(TimelineEvent(at=run["started_at"], event="started", **about))
+        if run["release"] != task.release or not task.state.final:
+            events.append(
+                TimelineEvent(at=run["ended_at"], event=run["outcome"], detail=_why(run["error"]), **about)
+            )
+    ended = {run["release"] for run in runs}
+    if task.release not in ended:
+        if task.queued_at is not None:
+            events.append(TimelineEvent(at=task.queued_at, event="queued", release=task.release))
+        if task.started_at is not None:
+            about = {"release": task.release, "session": task.session}
+            events.append(TimelineEvent(at=task.started_at, event="started", **about))
+    if task.finished_at is not None:
+        about = {"release": task.release or None, "session": task.session}
+        detail = None if task.error is None else f"{task.error.type}: {task.error.message}"
+        events.append(TimelineEvent(at=task.finished_at, event=task.state.value, detail=detail, **about))
+    return events
+
+
+def _why(error: str | None) -> str | None:
+    if error is None:
+        return None
+    info = _error(error)
+    return f"{info.type}: {info.message}"
