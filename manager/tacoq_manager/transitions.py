@@ -13,6 +13,7 @@
     hand_back         pending, queued, running      pending
     stop              pending, queued, running      cancelled
     run_out           pending, queued, running      expired                              the worker saw the deadline
+    refuse            pending, queued, running      failed                               Postgres does not take the report
     cancel            scheduled, pending            cancelled
     request_cancel    queued, running               unchanged, cancel_requested
     expire            scheduled, pending            expired
@@ -242,7 +243,7 @@ def expire(task_id: UUID) -> Transition:
 def refuse(fence: Fence, session: UUID, reason: str) -> Transition:
     """A report that Postgres does not take: its task alone fails, and the others of the batch go on."""
     return Transition(
-        move="fail",
+        move="refuse",
         task_id=fence.task_id,
         release=fence.release,
         from_states=_OPEN,

@@ -47,9 +47,10 @@ class InvalidTask(TacoqError):
 class TaskConflict(TacoqError):
     """The task id is already known with other content."""
 
-    def __init__(self, message: str, *, task_id: UUID | None = None) -> None:
+    def __init__(self, message: str, *, task_id: UUID | None = None, index: int | None = None) -> None:
         super().__init__(message)
         self.task_id = task_id
+        self.index = index
 
 
 class TaskNotFound(TacoqError):

@@ -92,6 +92,7 @@ class Failed(Struct, array_like=True, tag="f", frozen=True):
     error: ErrorInfo
     retryable: bool
     delay: float | None = None
+    kind: str = ""  # whose policy the manager applies
 
 
 class Cancelled(Struct, array_like=True, tag="x", frozen=True):

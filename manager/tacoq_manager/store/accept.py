@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.states import TaskState
 
 _ACCEPT: Final = """
-SELECT id, state, duplicate, same FROM pg_temp.tacoq_accept(
+SELECT id, state, duplicate FROM pg_temp.tacoq_accept(
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15
 )
 """
@@ -38,21 +40,31 @@ class Row(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What Postgres holds for an id. `same` False: the id was accepted before with other content."""
+    """What Postgres holds for an id now. `duplicate`: it was accepted before, with the same content."""
 
     state: TaskState
     duplicate: bool
-    same: bool
+
+
+class ContentConflict(Exception):
+    """Ids that are known with other content; nothing of the call was stored."""
+
+    def __init__(self, ids: frozenset[UUID]) -> None:
+        super().__init__(f"{len(ids)} ids are known with other content")
+        self.ids = ids
 
 
 async def accept(connection: HotConnection, rows: Sequence[Row]) -> dict[UUID, Stored]:
     """Store `rows`, in their order, and say what is stored for each id; committed when it returns.
 
     The caller sorts by id, so that two batches with the same ids wait for each other and cannot deadlock. Ids that are
-    known change nothing. Raises DatabaseUnavailable (perhaps committed: the same call again is safe), or asyncpg's error
-    when a value is refused; then nothing was stored.
+    known change nothing. Raises ContentConflict, or asyncpg's error when a value is refused: nothing was stored. Raises
+    DatabaseUnavailable: perhaps committed; the same call again is safe.
     """
-    records = await connection.fetch(_ACCEPT, *(list(column) for column in zip(*rows, strict=True)))
-    return {
-        id: Stored(TaskState(state), duplicate, same) for id, state, duplicate, same in records
-    }
+    try:
+        records = await connection.fetch(_ACCEPT, *(list(column) for column in zip(*rows, strict=True)))
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != "TQ409":
+            raise
+        raise ContentConflict(frozenset(UUID(id) for id in str(error.detail).split(","))) from error
+    return {id: Stored(TaskState(state), duplicate) for id, state, duplicate in records}

@@ -14,11 +14,12 @@ CREATE OR REPLACE FUNCTION pg_temp.tacoq_accept(
     ids uuid[], kinds text[], queues text[], priorities smallint[], payloads bytea[], fingerprints bytea[],
     delays float8[], run_ats timestamptz[], expiry_delays float8[], expires_ats timestamptz[], attempt_limits int[],
     timeouts float8[], retries_of uuid[], traceparents text[], tracestates text[]
-) RETURNS TABLE (id uuid, state text, duplicate boolean, same boolean) LANGUAGE plpgsql AS $$
+) RETURNS TABLE (id uuid, state text, duplicate boolean) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     fresh uuid[];
     ended uuid[];
+    clashing text;
 BEGIN
     WITH inserted AS (
         INSERT INTO tasks (id, kind, queue, priority, payload, fingerprint, run_at, expires_at, max_attempts, timeout,
@@ -47,18 +48,31 @@ BEGIN
 
     IF ended IS NULL AND cardinality(fresh) = cardinality(ids) THEN
         RETURN QUERY
-        SELECT t.id, t.state, false, true FROM unnest(ids) AS u (id)
+        SELECT t.id, t.state, false FROM unnest(ids) AS u (id)
         CROSS JOIN LATERAL (SELECT tasks.id, tasks.state FROM tasks WHERE tasks.id = u.id OFFSET 0) AS t;
         RETURN;
     END IF;
-    RETURN QUERY
-    SELECT u.id, t.state, NOT coalesce(u.id = ANY (fresh), false) OR coalesce(u.id = ANY (ended), false),
-        t.fingerprint = u.fingerprint
+
+    SELECT string_agg(u.id::text, ',') INTO clashing
     FROM unnest(ids, fingerprints) AS u (id, fingerprint)
     CROSS JOIN LATERAL (
-        SELECT tasks.state, tasks.fingerprint FROM tasks WHERE tasks.id = u.id
+        SELECT tasks.fingerprint FROM tasks WHERE tasks.id = u.id
         UNION ALL
-        SELECT h.state, h.fingerprint FROM task_history AS h WHERE h.id = u.id
+        SELECT h.fingerprint FROM task_history AS h WHERE h.id = u.id
+        OFFSET 0
+    ) AS t
+    WHERE t.fingerprint <> u.fingerprint;
+    IF clashing IS NOT NULL THEN
+        RAISE EXCEPTION 'task ids are known with other content' USING ERRCODE = 'TQ409', DETAIL = clashing;
+    END IF;
+
+    RETURN QUERY
+    SELECT u.id, t.state, NOT coalesce(u.id = ANY (fresh), false) OR coalesce(u.id = ANY (ended), false)
+    FROM unnest(ids) AS u (id)
+    CROSS JOIN LATERAL (
+        SELECT tasks.state FROM tasks WHERE tasks.id = u.id
+        UNION ALL
+        SELECT h.state FROM task_history AS h WHERE h.id = u.id
         OFFSET 0
     ) AS t;
 END

@@ -1,0 +1,254 @@
+"""Accept: tasks as applications ask for them in, committed rows and an answer for each out.
+
+Requests that arrive while a commit is in flight share the next one. A request is accepted as a whole or not at all, and
+one that is refused does not disturb those it shared the commit with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from tacoq_manager.metrics import Metrics
+from tacoq_manager.sessions import Sessions
+from tacoq_manager.store import accept as store
+from tacoq_manager.store.claim import Lane
+from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
+from tacoq_protocol.errors import InvalidTask, TaskConflict
+from tacoq_protocol.http import MAX_PAYLOAD_BYTES, Accepted, NewTask
+from tacoq_protocol.ids import id_problem
+from tacoq_protocol.states import TaskState
+
+log = logging.getLogger("tacoq.accept")
+
+DEFAULT_QUEUE = "default"
+GROUP_TASKS = 2_000  # in one commit; the next ones form the next
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Request:
+    rows: list[store.Row]
+    answer: asyncio.Future[list[Accepted]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Accepter:
+    """Validates, commits in groups, and tells `on_lanes` which lanes got work and `on_due` when more comes due."""
+
+    def __init__(
+        self,
+        connection: HotConnection,
+        sessions: Sessions,
+        metrics: Metrics,
+        *,
+        on_lanes: Callable[[set[Lane]], None],
+        on_due: Callable[[float], None],
+    ) -> None:
+        self._connection = connection
+        self._sessions = sessions
+        self._metrics = metrics
+        self._on_lanes = on_lanes
+        self._on_due = on_due
+        self._waiting: deque[_Request] = deque()
+        self._arrived = asyncio.Event()
+
+    async def accept(self, tasks: Sequence[NewTask]) -> list[Accepted]:
+        """Store all of `tasks` or none; durable when it returns. Idempotent by id, also after a task has ended.
+
+        Raises InvalidTask or TaskConflict naming the task by its index, and DatabaseUnavailable (the caller may send the
+        same again). A caller that is cancelled does not take the tasks back.
+        """
+        now = datetime.now(UTC)
+        rows = [self._row(task, index, now) for index, task in enumerate(tasks)]
+        _refuse_repeated(rows)
+        return await self.store(rows)
+
+    async def store(self, rows: list[store.Row]) -> list[Accepted]:
+        """Store validated rows as one request of the next group."""
+        request = _Request(rows)
+        self._waiting.append(request)
+        self._arrived.set()
+        return await request.answer
+
+    def _row(self, task: NewTask, index: int, now: datetime) -> store.Row:
+        payload = bytes(task.payload)
+        problem = _problem(task, payload, now)
+        if problem is not None:
+            raise InvalidTask(problem, index=index)
+        return store.Row(
+            task.id,
+            task.kind,
+            task.queue or self._sessions.queue_of_kind(task.kind) or DEFAULT_QUEUE,
+            task.priority,
+            payload,
+            fingerprint(task, payload),
+            task.delay,
+            task.run_at,
+            task.expires_in,
+            task.expires_at,
+            task.max_attempts,
+            task.timeout,
+            None,
+            task.traceparent,
+            task.tracestate,
+        )
+
+    async def run(self) -> None:
+        """Commit group after group, for ever."""
+        while True:
+            await self._arrived.wait()
+            await self.step()
+
+    async def step(self) -> int:
+        """Commit one group; return how many requests it answered."""
+        group = self._next_group()
+        try:
+            await self._commit(group)
+        except BaseException as error:
+            for request in group:
+                if not request.answer.done():
+                    request.answer.set_exception(
+                        DatabaseUnavailable("the manager is stopping: send the same again")
+                        if isinstance(error, asyncio.CancelledError)
+                        else error
+                    )
+            if not isinstance(error, (DatabaseUnavailable, asyncpg.PostgresError)):
+                raise
+        return len(group)
+
+    def _next_group(self) -> list[_Request]:
+        """Take what waits, up to a size; an id that comes twice waits for the next group, to be compared with the first."""
+        group: list[_Request] = []
+        ids: set[UUID] = set()
+        tasks = 0
+        while self._waiting and tasks < GROUP_TASKS:
+            request = self._waiting[0]
+            if not ids.isdisjoint(row.id for row in request.rows):
+                break
+            self._waiting.popleft()
+            group.append(request)
+            ids.update(row.id for row in request.rows)
+            tasks += len(request.rows)
+        if not self._waiting:
+            self._arrived.clear()
+        return group
+
+    async def _commit(self, group: list[_Request]) -> None:
+        rows = sorted((row for request in group for row in request.rows), key=lambda row: row.id)
+        if not rows:
+            return
+        began = time.perf_counter()
+        try:
+            stored = await store.accept(self._connection, rows)
+        except store.ContentConflict as conflict:
+            await self._without_conflicts(group, conflict.ids)
+            return
+        except asyncpg.PostgresError as error:
+            if len(group) == 1:
+                raise _refused(group[0], error) from error
+            log.warning("a request is refused by Postgres; its group is committed one by one", extra={"error": str(error)})
+            for request in group:
+                await self._commit_alone(request)
+            return
+        self._metrics.accepted(len(rows), time.perf_counter() - began)
+        for request in group:
+            if not request.answer.done():
+                request.answer.set_result([Accepted(row.id, *stored[row.id]) for row in request.rows])
+        self._tell(rows, stored)
+
+    async def _commit_alone(self, request: _Request) -> None:
+        try:
+            await self._commit([request])
+        except InvalidTask as error:
+            request.answer.set_exception(error)
+
+    async def _without_conflicts(self, group: list[_Request], clashing: frozenset[UUID]) -> None:
+        rest = []
+        for request in group:
+            index = next((i for i, row in enumerate(request.rows) if row.id in clashing), None)
+            if index is None:
+                rest.append(request)
+            elif not request.answer.done():
+                request.answer.set_exception(_conflict(request, index))
+        await self._commit(rest)
+
+    def _tell(self, rows: Sequence[store.Row], stored: dict[UUID, store.Stored]) -> None:
+        lanes: set[Lane] = set()
+        for row in rows:
+            state = stored[row.id].state
+            if state is TaskState.PENDING:
+                lanes.add(Lane(row.queue, row.kind, ""))
+            elif state is TaskState.SCHEDULED:
+                at = row.run_at
+                self._on_due(row.delay or 0.0 if at is None else (at - datetime.now(UTC)).total_seconds())
+        if lanes:
+            self._on_lanes(lanes)
+
+
+def _problem(task: NewTask, payload: bytes, now: datetime) -> str | None:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        return (
+            f"the payload of task {task.id} has {len(payload):,} bytes, the limit is {MAX_PAYLOAD_BYTES:,}: "
+            "store the data elsewhere and send a reference"
+        )
+    if task.delay is not None and task.run_at is not None:
+        return f"task {task.id} has a delay and a run_at: give one of them"
+    if task.expires_in is not None and task.expires_at is not None:
+        return f"task {task.id} has expires_in and expires_at: give one of them"
+    due = task.run_at or now + timedelta(seconds=task.delay or 0.0)
+    deadline = task.expires_at or (None if task.expires_in is None else now + timedelta(seconds=task.expires_in))
+    if deadline is not None and task.run_at is not None and deadline <= due:
+        return f"task {task.id} would expire before it is due: its deadline is {deadline}, its run_at {due}"
+    return id_problem(task.id, now)
+
+
+def fingerprint(task: NewTask, payload: bytes) -> bytes:
+    """Return 16 bytes that tell what was asked for, to the letter; the trace it was asked in does not count."""
+    asked = (
+        task.kind,
+        task.queue,
+        task.priority,
+        task.delay,
+        task.run_at,
+        task.expires_in,
+        task.expires_at,
+        task.max_attempts,
+        task.timeout,
+        payload,
+    )
+    return hashlib.blake2b(_encode(asked), digest_size=16).digest()
+
+
+def _refuse_repeated(rows: Sequence[store.Row]) -> None:
+    if len({row.id for row in rows}) == len(rows):
+        return
+    seen: set[UUID] = set()
+    for index, row in enumerate(rows):
+        if row.id in seen:
+            raise InvalidTask(f"task id {row.id} stands twice in one batch: make an id for each task", index=index)
+        seen.add(row.id)
+
+
+def _conflict(request: _Request, index: int) -> TaskConflict:
+    row = request.rows[index]
+    return TaskConflict(
+        f"task id {row.id} was accepted before with other content: make a new id for a new task",
+        task_id=row.id,
+        index=index,
+    )
+
+
+def _refused(request: _Request, error: asyncpg.PostgresError) -> InvalidTask:
+    what = f"task {request.rows[0].id}" if len(request.rows) == 1 else f"a batch of {len(request.rows)} tasks"
+    return InvalidTask(f"Postgres refuses {what}: {error}")

@@ -1,0 +1,185 @@
+"""Dispatch: lanes and credit in, released tasks out: claimed in Postgres, published to RabbitMQ, confirmed.
+
+Between the claim's commit and the publish nothing is lost by a crash: the rows are `queued` and nobody holds them, which
+is what the rescue looks for. A publish that is not confirmed is given back at once; should the broker have it all the
+same, the two releases have different numbers, and only one outcome counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from tacoq_manager.credit import Credit
+from tacoq_manager.lanes import Lanes
+from tacoq_manager.metrics import Metrics
+from tacoq_manager.sessions import Sessions
+from tacoq_manager.store import claim as store
+from tacoq_manager.store import settle
+from tacoq_manager.store.claim import Claimed, Lane, Take
+from tacoq_manager.store.engine import Database, DatabaseUnavailable
+from tacoq_manager.transitions import give_back
+from tacoq_manager.upkeep.leader import Leader
+from tacoq_protocol.broker import Broker, Declared, LinkState, Outgoing
+from tacoq_protocol.codec import RELEASES, cut, encode
+from tacoq_protocol.errors import BrokerError
+from tacoq_protocol.messages import Release, Releases
+from tacoq_protocol.topology import Topology
+
+log = logging.getLogger("tacoq.dispatch")
+
+CLAIM_TASKS = 1_000  # at once; more wait for the next round
+PUBLISH_SECONDS = 5.0
+RETRY_SECONDS = 0.2
+
+
+class Dispatcher:
+    """Releases what may run, whenever something changed: work, credit, sessions, lead or link."""
+
+    def __init__(
+        self,
+        database: Database,
+        broker: Broker,
+        topology: Topology,
+        *,
+        leader: Leader,
+        sessions: Sessions,
+        lanes: Lanes,
+        credit: Credit,
+        metrics: Metrics,
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._topology = topology
+        self._leader = leader
+        self._sessions = sessions
+        self._lanes = lanes
+        self._credit = credit
+        self._metrics = metrics
+        self._changed = asyncio.Event()
+        self._declared: set[str] = set()
+
+    def wake(self) -> None:
+        """Something changed that may let a task run."""
+        self._changed.set()
+
+    def note(self, lanes: Iterable[Lane]) -> None:
+        """Tasks became pending in these lanes."""
+        self._lanes.note(lanes)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Release round after round; a fault waits a moment and is tried again."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                while await self.step():
+                    pass
+            except (DatabaseUnavailable, BrokerError) as error:
+                log.warning("dispatch has to wait", extra={"error": str(error)})
+                await asyncio.sleep(RETRY_SECONDS)
+                self._changed.set()
+
+    async def step(self) -> int:
+        """Claim and publish once for every queue that has lanes and credit; return how many tasks were released."""
+        released = 0
+        for queue in self._lanes.queues():
+            if self._leader.epoch is None or self._broker.state is not LinkState.OPEN:
+                return 0
+            released += await self._dispatch(queue)
+        return released
+
+    async def _dispatch(self, queue: str) -> int:
+        marks = self._lanes.of(queue)
+        takes = self._takes(queue, marks)
+        if not takes:
+            return 0
+        await self._declare(queue)
+        was_idle = self._credit.released(queue) < self._sessions.slots(queue)
+        claimed = await self._claim(queue, takes)
+        taken = dict.fromkeys(marks, 0)
+        for item in claimed:
+            taken[item.lane] += 1
+        most = sum(take.most for take in takes)
+        for take in takes:
+            if taken[take.lane] < take.most and len(claimed) < min(most, CLAIM_TASKS):
+                self._lanes.drained(take.lane, marks[take.lane])
+        if claimed:
+            self._credit.release(queue, len(claimed))
+            await self._publish(queue, claimed, backlog=set(self._lanes.of(queue)))
+            if was_idle:
+                self._credit.probe(claimed[0].release.fence, time.monotonic())
+        return len(claimed)
+
+    def _takes(self, queue: str, lanes: Iterable[Lane]) -> list[Take]:
+        """What each lane may give now: none when a live session of the queue does not know its kind."""
+        slots = self._sessions.slots(queue)
+        takes = []
+        for lane in lanes:
+            most = self._credit.free(queue, lane.kind, slots)
+            if most and self._sessions.known_by_all(queue, lane.kind):
+                takes.append(Take(lane, min(most, CLAIM_TASKS)))
+        return takes
+
+    async def _claim(self, queue: str, takes: Sequence[Take]) -> list[Claimed]:
+        assert self._leader.epoch is not None
+        began = time.perf_counter()
+        claimed = await store.claim(
+            self._database.claim,
+            epoch=self._leader.epoch,
+            holder=self._leader.holder,
+            queue=queue,
+            takes=takes,
+            most=min(max(take.most for take in takes), CLAIM_TASKS),
+        )
+        self._metrics.claimed(len(claimed), time.perf_counter() - began)
+        return claimed
+
+    async def _publish(self, queue: str, claimed: Sequence[Claimed], *, backlog: set[Lane]) -> None:
+        messages = [
+            Outgoing(self._topology.tasks.name, queue, RELEASES.name, encode(Releases(queue, releases)))
+            for releases in self._packed(queue, claimed, backlog)
+        ]
+        try:
+            await self._broker.publish(messages, seconds=PUBLISH_SECONDS)
+        except BrokerError:
+            self._metrics.publish_failed()
+            await self._give_back(queue, claimed)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self._give_back(queue, claimed))
+            raise
+        self._metrics.dispatched(len(claimed), len(messages))
+
+    def _packed(self, queue: str, claimed: Sequence[Claimed], backlog: set[Lane]) -> Iterable[list[Release]]:
+        """Cut into messages of one kind, in order. A release that has been lost before travels alone."""
+        for (lane, announced), run in groupby(claimed, key=lambda item: (item.lane, item.release.announced)):
+            most = 1 if announced else self._credit.per_message(queue, lane.kind, backlog=lane in backlog)
+            yield from cut((item.release for item in run), _size, most=most)
+
+    async def _give_back(self, queue: str, claimed: Sequence[Claimed]) -> None:
+        """Make them pending again. When Postgres is away too, the rescue finds them."""
+        applied = await settle.apply(
+            self._database.settle, [give_back(item.release.fence) for item in claimed]
+        )
+        self._credit.ended(queue, len(applied))
+        self._lanes.note({item.lane for item in claimed})
+
+    async def _declare(self, queue: str) -> None:
+        if queue not in self._declared:
+            await self._broker.declare(
+                Declared(
+                    exchanges=[self._topology.tasks, self._topology.dead],
+                    queues=[self._topology.task_queue(queue)],
+                    bindings=[self._topology.task_binding(queue)],
+                )
+            )
+            self._declared.add(queue)
+
+
+def _size(release: Release) -> int:
+    return len(release.payload) + 200  # ids, times and trace context

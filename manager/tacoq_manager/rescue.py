@@ -1,0 +1,135 @@
+"""Rescue: presence and doubtful releases in, lost ones back to pending (or failed, when they used up their tries).
+
+Nothing is rescued by elapsed time alone. Time only makes a release doubtful; it is freed when its holder is known to be
+lost, or when every live session of its queue has said that it does not hold it and no message of it can be under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from tacoq_manager.credit import Credit
+from tacoq_manager.presence import Presence
+from tacoq_manager.sessions import LEASE_SECONDS, Sessions
+from tacoq_manager.settle import Settler
+from tacoq_manager.store import rescue as store
+from tacoq_manager.store.claim import in_flight
+from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.store.rescue import Doubtful
+from tacoq_manager.transitions import lose
+from tacoq_manager.upkeep.leader import Leader
+from tacoq_protocol.broker import Broker
+from tacoq_protocol.messages import Fence, KindSpec
+from tacoq_protocol.topology import Topology
+
+log = logging.getLogger("tacoq.rescue")
+
+STEP_SECONDS = 2.0
+INVENTORY_SECONDS = 2.0
+
+
+class Rescuer:
+    """Frees releases that nobody works on. Leader only."""
+
+    def __init__(
+        self,
+        connection: HotConnection,
+        broker: Broker,
+        topology: Topology,
+        *,
+        leader: Leader,
+        sessions: Sessions,
+        presence: Presence,
+        settler: Settler,
+        credit: Credit,
+    ) -> None:
+        self._connection = connection
+        self._broker = broker
+        self._topology = topology
+        self._leader = leader
+        self._sessions = sessions
+        self._presence = presence
+        self._settler = settler
+        self._credit = credit
+        self._redelivered: dict[Fence, float] = {}
+
+    def redelivered(self, fence: Fence) -> None:
+        """A session took the message of `fence` off the broker without running it: its first holder may still run it."""
+        self._redelivered[fence] = time.monotonic()
+
+    async def session_lost(self, session: UUID, queue: str, detail: str) -> int:
+        """Free at once what a lost session has reported to run; return how many."""
+        return await self._free(await store.of_session(self._connection, session, queue), detail)
+
+    async def step(self) -> int:
+        """Look for releases that nobody works on and free them; return how many."""
+        steady = self._sessions.steady_since
+        if self._leader.epoch is None or steady is None or time.monotonic() - steady < LEASE_SECONDS:
+            return 0  # who has not been heard since presence works again may still be there
+        before = self._credit.by_queue()
+        self._credit.recount(await in_flight(self._connection), before)
+        if not self._credit.total():
+            self._redelivered.clear()
+            return 0
+        live = {session.session for session in self._sessions.live()}
+        listed = frozenset().union(*(session.running for session in self._sessions.live()))
+        doubtful = await store.doubtful(self._connection, live, LEASE_SECONDS)
+        doubtful = [item for item in doubtful if item.fence not in listed]
+        orphans = [item for item in doubtful if item.session is not None and item.session not in live]
+        freed = await self._free(orphans, "its worker stopped sending heartbeats")
+        by_queue: dict[str, list[Doubtful]] = defaultdict(list)
+        for item in doubtful:
+            if item.session is None or item.session in live:
+                by_queue[item.queue].append(item)
+        for queue, suspects in by_queue.items():
+            freed += await self._free(await self._held_by_nobody(queue, suspects), "no worker holds it any more")
+        return freed
+
+    async def _held_by_nobody(self, queue: str, suspects: Sequence[Doubtful]) -> list[Doubtful]:
+        """Of `suspects`, return those no message, no live session and no report on its way can belong to."""
+        waiting = await self._broker.message_count(self._topology.task_queue_name(queue))
+        suspects = [item for item in suspects if item.started or not waiting or item.fence in self._redelivered]
+        if not suspects:
+            return []
+        inventory = await self._presence.inventory(queue, INVENTORY_SECONDS)
+        if inventory is None:
+            return []
+        held = frozenset().union(*inventory.values())
+        suspects = [item for item in suspects if item.fence not in held]
+        # A report confirmed before the inventory was taken is in the queue or in the settler: let it be applied first.
+        if suspects and await self._broker.message_count(self._topology.reports_queue.name):
+            return []
+        await self._settler.idle()
+        return suspects
+
+    async def _free(self, lost: Iterable[Doubtful], detail: str) -> int:
+        transitions = [
+            lose(
+                item.fence,
+                started=item.started,
+                session=item.session,
+                spec=self._sessions.spec(item.queue, item.kind) or KindSpec(item.kind),
+                detail=detail,
+            )
+            for item in lost
+        ]
+        if not transitions:
+            return 0
+        applied = await self._settler.apply(transitions)
+        for move in applied:
+            log.warning(
+                "release lost",
+                extra={
+                    "task_id": move.transition.task_id,
+                    "release": move.transition.release,
+                    "session": move.transition.session,
+                    "to": move.state,
+                    "detail": detail,
+                },
+            )
+            self._redelivered.pop(Fence(move.transition.task_id, move.transition.release or 0), None)
+        return len(applied)

@@ -1,0 +1,33 @@
+"""Run times: the lengths of runs in, the 90th percentile of a kind's latest ones out."""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW = 200  # runs that count
+MIN_RUNS = 10  # below, a kind's run time is unknown
+
+
+class RunTimes:
+    """Of every (queue, kind) that reported lately."""
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[str, str], deque[float]] = {}
+        self._p90: dict[tuple[str, str], float] = {}
+
+    def add(self, queue: str, kind: str, seconds: float) -> None:
+        runs = self._runs.get((queue, kind))
+        if runs is None:
+            runs = self._runs[queue, kind] = deque(maxlen=WINDOW)
+        runs.append(seconds)
+        self._p90.pop((queue, kind), None)
+
+    def p90(self, queue: str, kind: str) -> float | None:
+        """Return seconds, or None while fewer than MIN_RUNS runs are known."""
+        known = self._p90.get((queue, kind))
+        if known is None:
+            runs = self._runs.get((queue, kind))
+            if runs is None or len(runs) < MIN_RUNS:
+                return None
+            known = self._p90[queue, kind] = sorted(runs)[int(0.9 * (len(runs) - 1))]
+        return known

@@ -1,0 +1,205 @@
+"""Settle: reports in, one committed transaction of transitions out (stale ones counted), then the ack.
+
+Commit, then ack: a report that is acked and not committed would be an outcome lost; one that is committed and not acked
+comes again and is stale. All that has arrived while a transaction was in flight forms the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Protocol, assert_never
+
+import asyncpg
+
+from tacoq_manager import transitions as moves
+from tacoq_manager.metrics import Metrics
+from tacoq_manager.retry import retry_delay
+from tacoq_manager.sessions import Sessions
+from tacoq_manager.store import settle as store
+from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
+from tacoq_manager.store.settle import Applied
+from tacoq_manager.transitions import Transition
+from tacoq_protocol.broker import Delivery
+from tacoq_protocol.codec import decode_reports
+from tacoq_protocol.errors import DecodeError
+from tacoq_protocol.messages import (
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    Fence,
+    KindSpec,
+    Report,
+    Reports,
+    Returned,
+    ReturnReason,
+    Snoozed,
+    Started,
+)
+
+log = logging.getLogger("tacoq.settle")
+
+PREFETCH_MESSAGES = 200
+SETTLE_REPORTS = 4_000  # in one transaction
+RETRY_SECONDS = 0.5
+
+
+class Settled(Protocol):
+    """What the rest of the manager does about committed moves."""
+
+    def __call__(self, applied: Sequence[Applied]) -> None: ...
+
+
+class Settler:
+    """Gathers deliveries of `tacoq.reports` and settles them."""
+
+    def __init__(
+        self,
+        connection: HotConnection,
+        sessions: Sessions,
+        metrics: Metrics,
+        *,
+        random: Random,
+        on_settled: Settled,
+        on_redelivered: Callable[[Fence], None],
+    ) -> None:
+        self._connection = connection
+        self._sessions = sessions
+        self._metrics = metrics
+        self._random = random
+        self._on_settled = on_settled
+        self._on_redelivered = on_redelivered
+        self._arrived: deque[Delivery] = deque()
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """A message of reports arrived."""
+        self._arrived.append(delivery)
+        self._idle.clear()
+        self._changed.set()
+
+    async def idle(self) -> None:
+        """Return when every report that has arrived is settled."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Settle batch after batch, for ever; while Postgres is away the batch waits."""
+        while True:
+            await self._changed.wait()
+            while self._arrived:
+                await self.step()
+            self._changed.clear()
+            self._idle.set()
+
+    async def step(self) -> int:
+        """Settle what has arrived, in one transaction, and ack it; return how many reports there were."""
+        deliveries, reports = self._take()
+        transitions = self._transitions(reports)
+        if transitions:
+            await self._apply_until_done(transitions)
+        if deliveries:
+            deliveries[-1].ack(multiple=True)
+        return len(transitions)
+
+    def _take(self) -> tuple[list[Delivery], list[Reports]]:
+        deliveries: list[Delivery] = []
+        reports: list[Reports] = []
+        count = 0
+        while self._arrived and count < SETTLE_REPORTS:
+            delivery = self._arrived.popleft()
+            try:
+                message = decode_reports(delivery.format, delivery.body)
+            except DecodeError as error:
+                log.error("a message of reports cannot be read; it goes to the dead letters", extra={"error": str(error)})
+                self._metrics.dead()
+                delivery.reject()
+                continue
+            deliveries.append(delivery)
+            reports.append(message)
+            count += len(message.reports)
+        return deliveries, reports
+
+    def _transitions(self, messages: Sequence[Reports]) -> list[Transition]:
+        """One transition per report; of an outcome reported twice only the first, of a start before its outcome none."""
+        outcomes: dict[Fence, Transition] = {}
+        starts: dict[Fence, Transition] = {}
+        for message in messages:
+            for report in message.reports:
+                fence = Fence(report.task_id, report.release)
+                if isinstance(report, Started):
+                    starts[fence] = moves.start(report, message.session)
+                elif isinstance(report, Returned) and report.reason is ReturnReason.REDELIVERED:
+                    self._on_redelivered(fence)  # says nothing about the run: its holder may go on with it
+                elif fence not in outcomes:
+                    outcomes[fence] = self._outcome(report, message)
+        return [start for fence, start in starts.items() if fence not in outcomes] + list(outcomes.values())
+
+    def _outcome(self, report: Report, message: Reports) -> Transition:
+        session = message.session
+        match report:
+            case Completed():
+                return moves.complete(report, session)
+            case Failed():
+                spec = self._sessions.spec(message.queue, report.kind) or KindSpec(report.kind)
+                delay = report.delay
+                if delay is None:
+                    delay = retry_delay(spec.backoff, report.attempt + 1, self._random)
+                return moves.fail(report, session, spec, delay)
+            case Cancelled():
+                return moves.stop(report, session)
+            case Snoozed():
+                return moves.snooze(report, session)
+            case Expired():
+                return moves.run_out(report, session)
+            case Returned():
+                return moves.hand_back(report)
+            case Started():
+                raise AssertionError("a start is not an outcome")
+            case _:
+                assert_never(report)
+
+    async def _apply_until_done(self, transitions: Sequence[Transition]) -> None:
+        while True:
+            try:
+                applied = await self.apply(transitions)
+            except DatabaseUnavailable as error:
+                log.warning("reports wait for Postgres", extra={"reports": len(transitions), "error": str(error)})
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self._count_stale(transitions, applied)
+            return
+
+    def _count_stale(self, transitions: Sequence[Transition], applied: Sequence[Applied]) -> None:
+        if len(applied) < len(transitions):
+            stale = Counter(t.move for t in transitions) - Counter(a.transition.move for a in applied)
+            for move, count in stale.items():
+                self._metrics.stale(move, count)
+
+    async def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
+        """Apply and tell `on_settled`; committed when it returns. Raises DatabaseUnavailable.
+
+        When Postgres refuses a value the batch is halved until the offending report stands alone; its task fails.
+        """
+        began = time.perf_counter()
+        try:
+            applied = await store.apply(self._connection, transitions)
+        except asyncpg.PostgresError as error:
+            if len(transitions) > 1:
+                middle = len(transitions) // 2
+                return await self.apply(transitions[:middle]) + await self.apply(transitions[middle:])
+            (refused,) = transitions
+            if refused.release is None or refused.session is None or refused.move == "refuse":
+                raise
+            log.error("Postgres refuses a report", extra={"task_id": refused.task_id, "error": str(error)})
+            fence = Fence(refused.task_id, refused.release)
+            return await self.apply([moves.refuse(fence, refused.session, str(error).replace("\0", ""))])
+        self._metrics.settled(len(applied), time.perf_counter() - began)
+        self._on_settled(applied)
+        return applied

@@ -1,0 +1,70 @@
+"""Leadership: one manager at a time dispatches and does upkeep. A step a second takes or renews the row."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from tacoq_manager.store import leader as store
+from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
+
+log = logging.getLogger("tacoq.leader")
+
+RENEW_SECONDS = 1.0
+
+
+class Leader:
+    """Whether this manager leads. The database has the last word: every claim names the epoch."""
+
+    def __init__(
+        self,
+        connection: HotConnection,
+        holder: UUID,
+        *,
+        on_taken: Callable[[], None],
+        on_tick: Callable[[store.Tick], None],
+    ) -> None:
+        self.holder = holder
+        self._connection = connection
+        self._on_taken = on_taken
+        self._on_tick = on_tick
+        self._epoch: int | None = None
+        self._until = 0.0
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch this manager leads with; None when it does not lead, or cannot be sure to."""
+        return self._epoch if time.monotonic() < self._until else None
+
+    async def step(self) -> int:
+        """Renew the lead, or take it when nobody has it; return 1 while leading."""
+        began = time.monotonic()  # the lease counts from before the statement: never longer here than there
+        if self._epoch is not None:
+            try:
+                tick = await store.renew(self._connection, self._epoch, self.holder)
+            except DatabaseUnavailable:
+                return 0  # the lease runs out by itself, and is renewed when Postgres is back in time
+            if tick is not None:
+                self._until = began + store.LEASE_SECONDS
+                self._on_tick(tick)
+                return 1
+            log.warning("leadership lost", extra={"epoch": self._epoch})
+            self._epoch = None
+        epoch = await store.take(self._connection, self.holder)
+        if epoch is None:
+            return 0
+        self._epoch, self._until = epoch, began + store.LEASE_SECONDS
+        log.info("leadership taken", extra={"epoch": epoch})
+        self._on_taken()
+        return 1
+
+    async def give_up(self) -> None:
+        """Stop leading and let another take over at once."""
+        epoch, self._epoch = self._epoch, None
+        if epoch is not None:
+            try:
+                await store.give_up(self._connection, epoch, self.holder)
+            except DatabaseUnavailable:
+                log.warning("leadership could not be given up; it runs out", extra={"epoch": epoch})
