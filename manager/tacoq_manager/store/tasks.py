@@ -23,6 +23,7 @@ _SHARED: Final = (
     "timeout", "expires_at", "queued_at", "started_at", "session", "cancel_requested", "retry_of",
 )  # fmt: skip
 _columns = ", ".join(_SHARED)
+_nulls = ", ".join(["NULL"] * len(_SHARED))
 
 # One index descent per id and table, into the one partition that may have it, whatever the statistics say.
 _VIEWS: Final = f"""
@@ -35,12 +36,15 @@ CROSS JOIN LATERAL (
     FROM task_history WHERE id = wanted_id
 ) AS t
 """
-_STATES: Final = """
-SELECT t.id, t.state FROM unnest($1::uuid[]) AS wanted (wanted_id)
+# Of a live task nothing but that it is there.
+_ENDED: Final = f"""
+SELECT t.* FROM unnest($1::uuid[]) AS wanted (wanted_id)
 CROSS JOIN LATERAL (
-    SELECT id, state FROM tasks WHERE id = wanted_id
+    SELECT id AS known, {_nulls}, NULL, NULL, NULL, NULL
+    FROM tasks WHERE id = wanted_id
     UNION ALL
-    SELECT id, state FROM task_history WHERE id = wanted_id
+    SELECT NULL, {_columns}, NULL::bytea, finished_at, result, error::text
+    FROM task_history WHERE id = wanted_id
 ) AS t
 """
 _ATTEMPTS: Final = """
@@ -71,10 +75,11 @@ async def views(database: Database, ids: Sequence[UUID], *, payload: bool = Fals
     return [_view(row) for row in rows]
 
 
-async def states(database: Database, ids: Sequence[UUID]) -> dict[UUID, TaskState]:
-    """Return the state of each task of `ids` that there is."""
-    rows = await database.read.fetch(_STATES, ids)
-    return {id: _STATE[state] for id, state in rows}
+async def ended(database: Database, ids: Sequence[UUID]) -> tuple[list[TaskView], set[UUID]]:
+    """Return those of `ids` that are final, and the ids of those that are live; the others do not exist."""
+    rows = await database.read.fetch(_ENDED, ids)
+    final = [_view(row[1:]) for row in rows if row[0] is None]
+    return final, {row[0] for row in rows if row[0] is not None}
 
 
 async def find(
@@ -158,7 +163,7 @@ def _view(row: Any) -> TaskView:
 
 
 def _events(task: TaskView, runs: Sequence[asyncpg.Record]) -> list[TimelineEvent]:
-    """In the order of releases: starts are told by the workers' clocks, and would not sort among the others."""
+    """In the order of releases: starts are by the workers' clocks, and would not sort among the others."""
     origin = f"retry of {task.retry_of}" if task.retry_of is not None else None
     events = [TimelineEvent(at=task.created_at, event="accepted", detail=origin)]
     for run in runs:

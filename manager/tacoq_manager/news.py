@@ -1,0 +1,110 @@
+"""News: what this manager settled, out to the others; what they settled, in. Lost news cost only time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+from tacoq_protocol import codec
+from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, Outgoing
+from tacoq_protocol.errors import BrokerError, DecodeError
+from tacoq_protocol.messages import Settled
+from tacoq_protocol.topology import Binding, Queue, Topology
+
+log = logging.getLogger("tacoq.news")
+
+PUBLISH_SECONDS: Final = 2.0
+IDS_IN_A_MESSAGE: Final = 10_000
+
+
+class News:
+    """The `settled` exchange. What gathers while a publish is in flight goes into the next one."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        topology: Topology,
+        manager: UUID,
+        *,
+        others_live: Callable[[], bool],
+        on_final: Callable[[Sequence[UUID]], None],
+        on_ended: Callable[[Mapping[str, int]], None],
+    ) -> None:
+        """`others_live`: is anybody there to tell. `on_final`, `on_ended` hear what other managers tell."""
+        self._broker = broker
+        self._topology = topology
+        self._manager = manager
+        self._others_live = others_live
+        self._on_final = on_final
+        self._on_ended = on_ended
+        self._final: dict[UUID, None] = {}
+        self._ended: Counter[str] = Counter()
+        self._work = asyncio.Event()
+        self._consuming: Consuming | None = None
+        self._publisher: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        exchange = self._topology.settled
+        await self._broker.declare(Declared(exchanges=[exchange]))
+        self._consuming = await self._broker.consume(
+            Consumer(Queue(exclusive=True), self._hear, bindings=[Binding(exchange.name, "")])
+        )
+        self._publisher = asyncio.create_task(self._publish_forever(), name="tacoq news")
+
+    async def stop(self) -> None:
+        if self._publisher is not None:
+            self._publisher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._publisher
+        if self._consuming is not None:
+            await self._consuming.close()
+
+    def tell(self, final: Iterable[UUID], ended: Mapping[str, int]) -> None:
+        """Tell the other managers, if there are any: tasks that became final, releases ended by queue."""
+        if self._others_live():
+            self._final.update(dict.fromkeys(final))
+            self._ended.update(ended)
+            self._work.set()
+
+    async def _publish_forever(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._final or self._ended:
+                message = self._next_message()
+                outgoing = Outgoing(
+                    self._topology.settled.name,
+                    "",
+                    codec.SETTLED.name,
+                    codec.encode(message),
+                    mandatory=False,
+                )
+                try:
+                    await self._broker.publish([outgoing], seconds=PUBLISH_SECONDS)
+                except BrokerError as error:  # not sent again: by then everybody has looked for himself
+                    log.info("news lost", extra={"tasks": len(message.final), "reason": str(error)})
+
+    def _next_message(self) -> Settled:
+        ids = list(islice(self._final, IDS_IN_A_MESSAGE))
+        for id in ids:
+            del self._final[id]
+        ended, self._ended = dict(self._ended), Counter()
+        return Settled(self._manager, ids, ended)
+
+    def _hear(self, delivery: Delivery) -> None:
+        try:
+            message = codec.decode_settled(delivery.format, delivery.body)
+        except DecodeError as error:
+            log.warning("news not understood", extra={"reason": str(error)})
+            delivery.reject()
+            return
+        delivery.ack()
+        if message.manager != self._manager:
+            self._on_final(message.final)
+            self._on_ended(message.ended)

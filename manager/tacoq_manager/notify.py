@@ -1,0 +1,182 @@
+"""Notify: ids that became final in, views to everybody who waits for them out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_protocol.http import TaskView, UnknownTask
+
+log = logging.getLogger("tacoq.notify")
+
+READ_AT_ONCE: Final = 1_000
+REREAD_SECONDS: Final = 2.0  # news may get lost: an answer is then late by this, and no more
+RETRY_SECONDS: Final = 0.5
+
+Told = TaskView | UnknownTask
+Ended = Callable[[Sequence[UUID]], Awaitable[tuple[list[TaskView], set[UUID]]]]
+"""`store.tasks.ended` on a database: the final ones of these ids, and the ids of the live ones."""
+
+
+class _Waiter:
+    """One request that waits."""
+
+    def __init__(self, ids: Iterable[UUID]) -> None:
+        self.missing = dict.fromkeys(ids)  # not told yet
+        self.unread = set(self.missing)  # nobody has looked at them yet
+        self.ready: list[Told] = []
+        self.fault: DatabaseUnavailable | None = None
+        self.wake = asyncio.Event()
+
+
+class Waiters:
+    """Everybody who waits for tasks here. One reader reads for all of them, a set of ids at a time."""
+
+    def __init__(self, ended: Ended) -> None:
+        self._ended = ended
+        self._waiting: dict[UUID, list[_Waiter]] = {}
+        # To be read: became final, just waited for, perhaps missed. In this order, each without doubles.
+        self._woken: dict[UUID, None] = {}
+        self._fresh: dict[UUID, None] = {}
+        self._again: dict[UUID, None] = {}
+        self._work = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._read_forever(), name="tacoq notify"),
+            asyncio.create_task(self._reread_forever(), name="tacoq notify again"),
+        ]
+
+    async def stop(self) -> None:
+        """Stop reading. Whoever still waits is told nothing more, and ends at its own timeout."""
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self._tasks.clear()
+
+    async def wait(self, ids: Iterable[UUID], timeout: float) -> AsyncIterator[list[Told]]:
+        """Yield tasks as they become final, and ids that no task has, until all are told or `timeout` s passed.
+
+        Those final at the call are told even with a timeout of 0. Raises DatabaseUnavailable when the first
+        look fails; a later failure costs only time. Close the iterator (`aclosing`) to stop waiting.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        waiter = _Waiter(ids)
+        self._join(waiter)  # before the first look: what ends in between wakes us
+        try:
+            while True:
+                if waiter.ready:
+                    batch, waiter.ready = waiter.ready, []
+                    yield batch
+                elif waiter.fault is not None:
+                    raise waiter.fault
+                elif not waiter.missing:
+                    return
+                else:
+                    waiter.wake.clear()
+                    async with asyncio.timeout_at(None if waiter.unread else deadline):
+                        await waiter.wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._leave(waiter)
+
+    def settled(self, ids: Iterable[UUID]) -> None:
+        """These tasks are final, and that is committed."""
+        for id in ids:
+            if id in self._waiting:
+                self._woken[id] = None
+        if self._woken:
+            self._work.set()
+
+    def reread(self) -> int:
+        """Look again at all that is waited for. Returns how many that are."""
+        self._again.update(dict.fromkeys(self._waiting))
+        if self._again:
+            self._work.set()
+        return len(self._again)
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that somebody waits for."""
+        return len(self._waiting)
+
+    def _join(self, waiter: _Waiter) -> None:
+        for id in waiter.missing:
+            self._waiting.setdefault(id, []).append(waiter)
+        self._fresh.update(waiter.missing)
+        self._work.set()
+
+    def _leave(self, waiter: _Waiter) -> None:
+        for id in waiter.missing:
+            others = self._waiting[id]
+            others.remove(waiter)
+            if not others:
+                del self._waiting[id]
+
+    async def _reread_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REREAD_SECONDS)
+            self.reread()
+
+    async def _read_forever(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while ids := self._next_round():
+                try:
+                    final, live = await self._ended(ids)
+                except DatabaseUnavailable as fault:
+                    self._failed(ids, fault)
+                    await asyncio.sleep(RETRY_SECONDS)
+                except Exception:
+                    log.exception("waiting tasks could not be read", extra={"tasks": len(ids)})
+                    self._failed(ids, DatabaseUnavailable("the tasks could not be read"))
+                    await asyncio.sleep(RETRY_SECONDS)
+                else:
+                    self._told(ids, final, live)
+
+    def _next_round(self) -> list[UUID]:
+        """Take what has arrived so far, up to a size, but for what nobody waits for any more."""
+        ids: dict[UUID, None] = {}
+        for source in (self._woken, self._fresh, self._again):
+            for id in list(islice(source, READ_AT_ONCE - len(ids))):
+                del source[id]
+                if id in self._waiting:
+                    ids[id] = None
+        if not ids and (self._woken or self._fresh or self._again):
+            return self._next_round()
+        return list(ids)
+
+    def _told(self, ids: list[UUID], final: list[TaskView], live: set[UUID]) -> None:
+        answers: dict[UUID, Told] = {view.id: view for view in final}
+        for id in ids:
+            waiters = self._waiting.get(id, ())
+            if id in live:
+                for waiter in waiters:
+                    waiter.unread.discard(id)
+                    if not waiter.unread:
+                        waiter.wake.set()  # from now on its deadline counts
+                continue
+            answer = answers.get(id) or UnknownTask(id)
+            for waiter in self._waiting.pop(id, ()):
+                del waiter.missing[id]
+                waiter.unread.discard(id)
+                waiter.ready.append(answer)
+                waiter.wake.set()
+
+    def _failed(self, ids: list[UUID], fault: DatabaseUnavailable) -> None:
+        """Who was never told anything hears of it at once; for the others there is the next look."""
+        for id in ids:
+            for waiter in self._waiting.get(id, ()):
+                if id in waiter.unread:
+                    waiter.fault = fault
+                    waiter.wake.set()
