@@ -1,1 +1,13 @@
-"""Worker SDK: decorated functions in, releases executed and reported out."""
+"""Worker SDK: decorated functions in, releases executed and reported out.
+
+Reading order: worker, registry, arguments, context, outcomes (what applications see); session (how it is
+composed); consume, held, slots, execute, children (the life of a release); report, sweep (how it is told);
+heartbeat, control (how managers see it); process, supervise, cli (`tacoq worker`).
+"""
+
+from tacoq_worker.context import Context
+from tacoq_worker.outcomes import Cancel, Fail, Retry, Snooze
+from tacoq_worker.registry import Backoff
+from tacoq_worker.worker import Worker
+
+__all__ = ["Backoff", "Cancel", "Context", "Fail", "Retry", "Snooze", "Worker"]

@@ -1,0 +1,199 @@
+"""Consume: deliveries in, releases to slots; acked when the reports of all its releases are confirmed.
+
+Here and nowhere else is a task message acked. What RabbitMQ gives a second time is never simply run: if this
+session holds the release it goes on, and the new delivery waits for the same report; else it is handed back,
+for another session may run it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable
+from uuid import UUID
+
+from tacoq_protocol.broker import Broker, Consumer, Consuming, Delivery
+from tacoq_protocol.codec import decode_releases
+from tacoq_protocol.errors import DecodeError
+from tacoq_protocol.messages import Cancelled, Fence, Outcome, Release, Returned, ReturnReason
+from tacoq_protocol.topology import Queue
+from tacoq_worker.execute import CANCELLED_ON_REQUEST, Stop
+from tacoq_worker.held import Held, Message, Phase
+from tacoq_worker.registry import Registry
+from tacoq_worker.report import Reporter
+from tacoq_worker.slots import Slots
+
+log = logging.getLogger("tacoq.worker")
+
+MAX_EARLY_CANCELS = 10_000
+
+
+class Intake:
+    """All that the session holds, by fence, and the one consumer it comes from."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        queue: Queue,
+        registry: Registry,
+        slots: Slots,
+        reporter: Reporter,
+        *,
+        prefetch: int,
+    ) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._registry = registry
+        self._slots = slots
+        self._reporter = reporter
+        self._cancels = _EarlyCancels()
+        self._prefetch = prefetch
+        self._consuming: Consuming | None = None
+        self._unacked: deque[Message] = deque()  # of this consumer, in order of arrival
+        self._closed = True
+        self.held: dict[Fence, Held] = {}
+
+    async def start(self) -> None:
+        """Consume from now on."""
+        self._closed = False
+        self._consuming = await self._broker.consume(
+            Consumer(self._queue, self._delivered, prefetch=self._prefetch, on_lost=self._lost)
+        )
+
+    async def stop(self) -> None:
+        """Take no more; what was delivered can still be acked."""
+        self._closed = True
+        if self._consuming is not None:
+            await self._consuming.stop()
+
+    async def close(self) -> None:
+        """Give what is not acked back to the broker."""
+        self._closed = True
+        if self._consuming is not None:
+            await self._consuming.close()
+
+    async def rebuild(self) -> None:
+        """Consume anew. What is held runs on; the broker gives it again, and it is taken over then."""
+        if self._closed or self._consuming is None:
+            return
+        await self._consuming.close()
+        self._lost()
+        await self.start()
+
+    def confirmed(self, ended: Iterable[Held]) -> None:
+        """The broker has these releases' reports: let go of them, and ack what waited for nothing else."""
+        # Reported but not acked is safe: the redelivery is stale. Acked but not reported loses the outcome.
+        done: list[Message] = []
+        for held in ended:
+            del self.held[held.fence]
+            for message in held.messages:
+                message.unconfirmed -= 1
+                if message.unconfirmed == 0:
+                    done.append(message)
+        self._ack(done)
+
+    def hand_back(self, held: Iterable[Held], reason: ReturnReason) -> None:
+        """Return those that no slot has taken."""
+        for one in held:
+            if one.phase is Phase.WAITING:
+                self._reporter.outcome(one, _returned(one.release, reason))
+
+    def cancel(self, task_ids: Iterable[UUID]) -> None:
+        """Stop these tasks' runs; what waits will not run, nor will what is not here yet when it comes."""
+        wanted = set(task_ids)
+        seen: set[UUID] = set()
+        for held in list(self.held.values()):
+            if held.release.task_id in wanted:
+                seen.add(held.release.task_id)
+                if held.phase is Phase.WAITING:
+                    self._reporter.outcome(held, _cancelled(held.release))
+                elif held.phase is Phase.RUNNING:
+                    self._slots.interrupt(held, Stop.CANCEL)
+        for task_id in wanted - seen:
+            self._cancels.keep(task_id)
+
+    def _delivered(self, delivery: Delivery) -> None:
+        try:
+            releases = decode_releases(delivery.format, delivery.body).releases
+        except DecodeError as error:
+            log.error("task message refused", extra={"reason": str(error), "bytes": len(delivery.body)})
+            delivery.reject()
+            return
+        message = Message(delivery)
+        self._unacked.append(message)
+        to_run: list[Held] = []
+        for release in releases:
+            fence = release.fence
+            held = self.held.get(fence)
+            if held is None:
+                held = self.held[fence] = Held(release, self._registry.get(release.kind), fence)
+                refusal = self._refusal(held, redelivered=delivery.redelivered)
+                held.arrived_in(message)
+                if refusal is None:
+                    to_run.append(held)
+                else:
+                    self._reporter.outcome(held, refusal)
+            elif message not in held.messages:
+                held.arrived_in(message)
+        if message.unconfirmed == 0:  # a message without releases
+            self._ack([message])
+        self._slots.offer(to_run)
+
+    def _refusal(self, held: Held, *, redelivered: bool) -> Outcome | None:
+        """Say why a release that just came must not run."""
+        release = held.release
+        if redelivered:
+            return _returned(release, ReturnReason.REDELIVERED)
+        if self._cancels.take(release.task_id):
+            return _cancelled(release)
+        if self._closed:
+            return _returned(release, ReturnReason.SHUTDOWN)
+        if held.handler is None:
+            log.warning("release of an unknown kind handed back", extra={"kind": release.kind})
+            return _returned(release, ReturnReason.UNKNOWN_KIND)
+        return None
+
+    def _ack(self, done: list[Message]) -> None:
+        """Ack these: as many as can be with one `multiple`, the others each."""
+        last: Message | None = None
+        while self._unacked and self._unacked[0].unconfirmed == 0:
+            message = self._unacked.popleft()
+            if message.ackable:  # a tag that was acked already must not be named again
+                message.ackable = False
+                last = message
+        if last is not None:
+            last.delivery.ack(multiple=True)
+        for message in done:
+            message.held.clear()  # they know each other: nothing else would free them but the collector
+            if message.ackable:
+                message.ackable = False
+                message.delivery.ack()
+
+    def _lost(self) -> None:
+        """What was delivered so far can no longer be acked; it runs on all the same."""
+        for message in self._unacked:
+            message.ackable = False
+        self._unacked.clear()
+
+
+class _EarlyCancels:
+    """Cancels that came before their release did. The oldest are forgotten: the manager knows them too."""
+
+    def __init__(self) -> None:
+        self._ids: dict[UUID, None] = {}
+
+    def keep(self, task_id: UUID) -> None:
+        self._ids[task_id] = None
+        if len(self._ids) > MAX_EARLY_CANCELS:
+            del self._ids[next(iter(self._ids))]
+
+    def take(self, task_id: UUID) -> bool:
+        return bool(self._ids) and self._ids.pop(task_id, self) is None
+
+
+def _returned(release: Release, reason: ReturnReason) -> Returned:
+    return Returned(release.task_id, release.release, reason)
+
+
+def _cancelled(release: Release) -> Cancelled:
+    return Cancelled(release.task_id, release.release, None, 0.0, CANCELLED_ON_REQUEST)

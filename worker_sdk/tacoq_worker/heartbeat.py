@@ -1,0 +1,177 @@
+"""Heartbeat: presence of one session, from a thread, loop and connection of its own.
+
+So a handler that holds the event loop is reported as that, and not taken for dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import psutil
+
+from tacoq_protocol.broker import Broker, BrokerFactory, Declared, Outgoing
+from tacoq_protocol.codec import PRESENCE, encode
+from tacoq_protocol.errors import BrokerError
+from tacoq_protocol.messages import Fence, Heartbeat, Leave, Presence, Register
+from tacoq_protocol.topology import Topology
+from tacoq_worker.held import Held
+from tacoq_worker.settings import Pace
+from tacoq_worker.worker import Worker
+
+log = logging.getLogger("tacoq.worker")
+
+
+@dataclass(slots=True)
+class Vitals:
+    """What heartbeats tell of the session. Written on its loop, read from the heartbeat's thread."""
+
+    held: dict[Fence, Held]
+    draining: bool = False
+
+
+class HeartbeatThread:
+    """Registers, beats, and leaves."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        make_broker: BrokerFactory,
+        topology: Topology,
+        vitals: Vitals,
+        *,
+        session: UUID,
+        version: str,
+        pace: Pace,
+    ) -> None:
+        self._worker = worker
+        self._make_broker = make_broker
+        self._topology = topology
+        self._vitals = vitals
+        self._session = session
+        self._version = version
+        self._pace = pace
+        self._started_at = datetime.now(UTC)
+        self._process = psutil.Process()
+        self._main = asyncio.get_running_loop()
+        self._main_answered = threading.Event()
+        self._main_answered.set()
+        self._registered = False
+        self._leave = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="tacoq-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def introduce(self) -> None:
+        """Register again, at once. From any thread."""
+        self._registered = False
+        self._wake_up()
+
+    async def stop(self, *, leave: bool) -> None:
+        """End the beats; with `leave` the managers are told that nothing is left here."""
+        self._leave = leave
+        self._stopped = True
+        self._wake_up()
+        await asyncio.to_thread(self._thread.join)
+
+    def _wake_up(self) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed: the thread has ended
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._beat_until_stopped())
+        except Exception:
+            log.exception("heartbeats ended: managers will take this session for lost")
+
+    async def _beat_until_stopped(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        broker = self._make_broker(f"tacoq heartbeat {self._session}")
+        broker.on_state(lambda _: self._wake.set())  # an open link should not wait for the next beat
+        await broker.start()
+        await broker.declare(Declared(exchanges=[self._topology.presence]))
+        try:
+            while not self._stopped:
+                await self.step(broker)
+                await self._pause()
+            if self._leave:
+                await self._send(broker, Leave(self._session, self._worker.queue))
+        finally:
+            await broker.stop()
+
+    async def step(self, broker: Broker) -> int:
+        """Send one beat, before it a registration when one is due; return how many were sent."""
+        sent = 0
+        if not self._registered:
+            self._registered = True  # before it is sent: another introduction may be asked for meanwhile
+            self._registered = await self._send(broker, self._registration()) and self._registered
+            sent += self._registered
+        if self._registered:
+            sent += await self._send(broker, self._beat())
+        return sent
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._pace.beat):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _send(self, broker: Broker, message: Presence) -> bool:
+        body = encode(message)
+        outgoing = Outgoing(self._topology.presence.name, "", PRESENCE.name, body, mandatory=False)
+        try:
+            await broker.publish([outgoing], seconds=self._pace.beat)
+        except BrokerError as error:
+            log.debug("presence not sent", extra={"reason": str(error)})
+            return False
+        return True
+
+    def _registration(self) -> Register:
+        registry = self._worker.registry
+        return Register(
+            session=self._session,
+            queue=self._worker.queue,
+            slots=self._worker.concurrency,
+            kinds=registry.specs(),
+            kinds_hash=registry.hash(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=self._version,
+            started_at=self._started_at,
+        )
+
+    def _beat(self) -> Heartbeat:
+        blocked = not self._main_answered.is_set()
+        self._main_answered.clear()
+        with contextlib.suppress(RuntimeError):  # the main loop is closed
+            self._main.call_soon_threadsafe(self._main_answered.set)
+        held = list(self._vitals.held.values())
+        long_ago = time.monotonic() - self._pace.listed_after
+        return Heartbeat(
+            session=self._session,
+            queue=self._worker.queue,
+            slots=self._worker.concurrency,
+            held=len(held),
+            # Also what ended and is not confirmed: to the manager it still runs.
+            running=[h.fence for h in held if h.run is not None and 0 < h.run.began < long_ago],
+            kinds_hash=self._worker.registry.hash(),
+            version=self._version,
+            draining=self._vitals.draining,
+            loop_blocked=blocked,
+            rss_bytes=self._process.memory_info().rss,
+        )

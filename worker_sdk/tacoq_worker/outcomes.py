@@ -1,0 +1,42 @@
+"""What a handler raises to decide how its run ends; anything else it raises follows the kind's policy."""
+
+from __future__ import annotations
+
+from tacoq_protocol.durations import Duration, parse_duration
+
+
+class Verdict(Exception):  # noqa: N818 (not an error: the handler's decision)
+    """Root of the four. They are exceptions so that they pass through the handler's own calls."""
+
+
+class Retry(Verdict):
+    """The run failed and may be tried again, after `delay` when given, else after the policy's backoff.
+
+    Uses up an attempt; at the last attempt the task fails.
+    """
+
+    def __init__(self, delay: Duration | None = None, reason: str = "the handler asked for a retry") -> None:
+        super().__init__(reason)
+        self.seconds = None if delay is None else parse_duration(delay, name="Retry delay").total_seconds()
+
+
+class Fail(Verdict):
+    """The task failed for good: no further attempt."""
+
+    def __init__(self, reason: str = "the handler gave up") -> None:
+        super().__init__(reason)
+
+
+class Cancel(Verdict):
+    """The task is not wanted any more: it ends as cancelled."""
+
+    def __init__(self, reason: str = "the handler cancelled it") -> None:
+        super().__init__(reason)
+
+
+class Snooze(Verdict):
+    """Run it again after `delay`; costs no attempt, however often."""
+
+    def __init__(self, delay: Duration) -> None:
+        self.seconds = parse_duration(delay, name="Snooze delay").total_seconds()
+        super().__init__(f"snoozed for {self.seconds:g} s")

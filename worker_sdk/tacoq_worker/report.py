@@ -1,0 +1,162 @@
+"""Report: starts and outcomes in, published together with confirm; `confirmed` is told, and may ack.
+
+One publish is in flight at a time and carries all that was reported since the last confirm came back: no
+timer, no wait when idle. What could not be confirmed stays, in order, and is sent again with the rest; a
+report that was stored twice is stale the second time. Memory is bounded by what the session holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from uuid import UUID
+
+from tacoq_protocol.broker import Broker, LinkState, Outgoing
+from tacoq_protocol.codec import REPORTS, cut, encode
+from tacoq_protocol.errors import BrokerError
+from tacoq_protocol.messages import Completed, Failed, Outcome, Report, Reports, Started
+from tacoq_protocol.topology import Topology
+from tacoq_worker.held import Held, Phase
+from tacoq_worker.settings import Pace
+
+log = logging.getLogger("tacoq.worker")
+
+MAX_REPORTS = 1_000  # in one message
+
+
+class Reporter:
+    """The one sender of a session's reports."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        topology: Topology,
+        *,
+        session: UUID,
+        queue: str,
+        confirmed: Callable[[list[Held]], None],
+        pace: Pace,
+    ) -> None:
+        self._broker = broker
+        self._topology = topology
+        self._session = session
+        self._queue = queue
+        self._confirmed = confirmed
+        self._pace = pace
+        self._reports: list[Report] = []
+        self._closing: list[Held] = []  # whose outcomes are among the reports
+        self._announced: list[asyncio.Future[None]] = []  # whose starts are
+        self._in_flight = 0
+        self._something = asyncio.Event()
+        self._link_changed = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._task: asyncio.Task[None] | None = None
+        broker.on_state(lambda _: self._link_changed.set())
+
+    def outcome(self, held: Held, report: Outcome) -> None:
+        """This ends the release here; `confirmed` gets it when the broker has it."""
+        held.phase = Phase.REPORTED
+        self._closing.append(held)
+        self._add(report)
+
+    def started(self, held: Held) -> None:
+        """This run goes on for longer."""
+        assert held.run is not None, "it runs"
+        held.start_reported = True
+        self._add(Started(held.release.task_id, held.release.release, held.run.started_at))
+
+    async def announce(self, held: Held) -> None:
+        """Report the start and return when it is confirmed, however long the broker is away."""
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._announced.append(confirmed)
+        self.started(held)
+        await confirmed
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._send_all(), name="tacoq-reports")
+
+    async def flush(self, seconds: float) -> bool:
+        """Wait until all is confirmed; False when that takes longer."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _add(self, report: Report) -> None:
+        self._reports.append(report)
+        if not self._something.is_set():
+            self._something.set()
+            self._quiet.clear()
+
+    async def _send_all(self) -> None:
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            if not await self.send():
+                await self._link_may_be_back()
+                self._something.set()
+            elif not self._reports:
+                self._quiet.set()
+
+    async def send(self) -> bool:
+        """Publish what is there and let go of what is confirmed; False, with all of it kept, when it is not."""
+        reports, self._reports = self._reports, []
+        closing, self._closing = self._closing, []
+        announced, self._announced = self._announced, []
+        try:
+            await self._broker.publish(self._messages(reports), seconds=self._pace.publish_deadline)
+        except Exception as error:
+            self._reports[:0], self._closing[:0], self._announced[:0] = reports, closing, announced
+            unforeseen = None if isinstance(error, BrokerError) else error
+            fields = {"reports": len(self._reports), "reason": str(error)}
+            log.warning("reports not confirmed", exc_info=unforeseen, extra=fields)
+            return False
+        for future in announced:
+            if not future.done():
+                future.set_result(None)
+        if closing:
+            self._confirmed(closing)
+        return True
+
+    def _messages(self, reports: list[Report]) -> list[Outgoing]:
+        return [
+            Outgoing(
+                self._topology.reports.name,
+                self._topology.reports_queue.name,
+                REPORTS.name,
+                encode(Reports(self._session, self._queue, part)),
+                persistent=True,
+            )
+            for part in cut(reports, _size, most=MAX_REPORTS)
+        ]
+
+    async def _link_may_be_back(self) -> None:
+        """Wait for the link to change, or a little while: an open link may refuse as well."""
+        self._link_changed.clear()
+        if self._broker.state is LinkState.OPEN:
+            await asyncio.sleep(min(0.1, self._pace.retry_publish))
+            return
+        try:
+            async with asyncio.timeout(self._pace.retry_publish):
+                await self._link_changed.wait()
+        except TimeoutError:
+            pass
+
+
+def _size(report: Report) -> int:
+    match report:
+        case Completed():
+            return 64 + len(report.result)
+        case Failed():
+            return 128 + 2 * (len(report.error.message) + len(report.error.traceback or ""))
+        case _:
+            return 96

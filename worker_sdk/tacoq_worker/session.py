@@ -1,0 +1,179 @@
+"""Session: one worker on one broker, from register to leave. Plugs intake, slots, reports and the rest together.
+
+No signals and no exit here: `process` runs it in a process of its own, the embedded mode beside a manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from importlib.metadata import version
+from uuid import UUID, uuid4
+
+from tacoq_protocol.broker import Broker, BrokerFactory, Declared
+from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.messages import ReturnReason
+from tacoq_protocol.topology import Topology
+from tacoq_worker.children import Child
+from tacoq_worker.consume import Intake
+from tacoq_worker.control import ControlQueue
+from tacoq_worker.execute import Stop
+from tacoq_worker.heartbeat import HeartbeatThread, Vitals
+from tacoq_worker.report import Reporter
+from tacoq_worker.settings import Pace
+from tacoq_worker.slots import Slots
+from tacoq_worker.sweep import Sweep
+from tacoq_worker.worker import Worker
+
+log = logging.getLogger("tacoq.worker")
+
+
+class Session:
+    """One start of a worker. Make it on the loop that is to run it; `start`, then `drain` or `stop`."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        make_broker: BrokerFactory,
+        topology: Topology,
+        *,
+        grace: float = 30.0,
+        id: UUID | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """`grace` (seconds) is for a drain that a manager asks for. Raises ConfigurationError without handlers."""
+        if not len(worker.registry):
+            raise ConfigurationError(f"{worker!r} has no handlers: decorate a function with @worker.task")
+        self.id = id or uuid4()
+        self.worker = worker
+        self._grace = grace
+        self._pace = pace or Pace()
+        self._topology = topology
+        self._broker: Broker = make_broker(f"tacoq worker {self.id}")
+        self._ended = asyncio.Event()
+        self._ending: asyncio.Task[bool] | None = None
+        self._compose(make_broker)
+
+    def _compose(self, make_broker: BrokerFactory) -> None:
+        worker, topology, pace, broker = self.worker, self._topology, self._pace, self._broker
+        self._reporter = Reporter(
+            broker,
+            topology,
+            session=self.id,
+            queue=worker.queue,
+            confirmed=lambda h: self._intake.confirmed(h),
+            pace=pace,
+        )
+        references = [handler.reference for handler in worker.registry]
+        in_processes = worker.executor == "process"
+        self._slots = Slots(
+            worker.concurrency,
+            report=lambda held, outcome: self._sweep.ended(held, outcome),
+            announce=self._reporter.announce,
+            began=lambda: self._sweep.began(),
+            children=[Child(references) for _ in range(worker.concurrency)] if in_processes else [],
+        )
+        self._intake = Intake(
+            broker,
+            topology.task_queue(worker.queue),
+            worker.registry,
+            self._slots,
+            self._reporter,
+            prefetch=worker.concurrency,
+        )
+        self._sweep = Sweep(self._slots, self._reporter, self._intake, pace)
+        self._vitals = Vitals(self._intake.held)
+        self._heartbeat = HeartbeatThread(
+            worker,
+            make_broker,
+            topology,
+            self._vitals,
+            session=self.id,
+            version=version("tacoq-worker"),
+            pace=pace,
+        )
+        self._control = ControlQueue(
+            broker,
+            topology,
+            self._intake,
+            session=self.id,
+            queue=worker.queue,
+            drain=self._drain_on_request,
+            introduce=self._heartbeat.introduce,
+        )
+
+    async def start(self) -> None:
+        """Take work from now on, or from when the broker is there; does not wait for it."""
+        topology, queue = self._topology, self.worker.queue
+        await self._broker.start()
+        await self._broker.declare(
+            Declared(
+                exchanges=topology.exchanges,
+                queues=[*topology.fixed_queues, topology.task_queue(queue)],
+                bindings=[*topology.fixed_bindings, topology.task_binding(queue)],
+            )
+        )
+        self._reporter.start()
+        self._slots.start()
+        await self._control.start()  # before any release may come: a cancel finds it here
+        self._heartbeat.start()
+        await self._intake.start()
+        log.info(
+            "worker session started",
+            extra={"session": str(self.id), "queue": queue, "slots": self.worker.concurrency},
+        )
+
+    async def drain(self, grace: float) -> bool:
+        """End in order; return True when nothing is left here.
+
+        Takes no more, hands back what has not started, waits `grace` seconds for the rest, cancels it and
+        hands back what stopped. When it returns True every report is confirmed and every delivery acked, and
+        the session has left. Else a thread did not stop or the broker did not confirm: those releases are
+        lost with the process, and rescued. A second call waits for the first, whatever its grace.
+        """
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._drain(grace), name="tacoq-drain")
+        return await asyncio.shield(self._ending)
+
+    async def stop(self) -> bool:
+        """Drain without a grace time: what runs is cancelled at once."""
+        return await self.drain(0.0)
+
+    async def ended(self) -> bool:
+        """Wait until a drain, asked for here or by a manager, is over; return its result."""
+        await self._ended.wait()
+        assert self._ending is not None, "it has ended"
+        return self._ending.result() if self._ending.done() else await self._ending
+
+    def _drain_on_request(self) -> None:
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._drain(self._grace), name="tacoq-drain")
+
+    async def _drain(self, grace: float) -> bool:
+        log.info("worker session drains", extra={"session": str(self.id), "held": len(self._intake.held)})
+        self._vitals.draining = True
+        await self._intake.stop()
+        self._intake.hand_back(self._slots.waiting(), ReturnReason.SHUTDOWN)
+        if not await self._slots.until_idle(grace):
+            for held in self._slots.running():
+                self._slots.interrupt(held, Stop.SHUTDOWN)
+            await self._slots.until_idle(self._pace.stop_runs)
+        stuck = len(self._slots.running())
+        confirmed = await self._reporter.flush(self._pace.last_reports)
+        await self._close(left := not stuck and confirmed)
+        fields = {"session": str(self.id), "stuck": stuck, "held": len(self._intake.held)}
+        if left:
+            log.info("worker session left", extra=fields)
+        else:
+            log.warning("worker session ended with releases it could neither report nor hand back", extra=fields)
+        self._ended.set()
+        return left
+
+    async def _close(self, leave: bool) -> None:
+        await self._heartbeat.stop(leave=leave)
+        await self._control.close()
+        await self._intake.close()
+        await self._slots.close()
+        self._sweep.stop()
+        await self._reporter.stop()
+        await self._broker.stop()

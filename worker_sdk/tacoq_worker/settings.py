@@ -1,0 +1,77 @@
+"""Settings of a worker process: TACOQ_* variables in, one checked value out. Only this reads the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tacoq_protocol.durations import parse_duration
+from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.topology import Topology
+
+
+def _duration(value: object) -> object:
+    if not isinstance(value, (str, int, float, timedelta)):
+        return value
+    text = f"{value}s" if isinstance(value, str) and value.replace(".", "", 1).isdigit() else value
+    try:
+        return parse_duration(text)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+class WorkerSettings(BaseSettings):
+    """One field per variable: `broker_url` is TACOQ_BROKER_URL."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TACOQ_", frozen=True, extra="ignore", env_ignore_empty=True, validate_default=True
+    )
+
+    broker_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    namespace: str = "tacoq"  # prefix of every exchange and queue
+    task_queues: Literal["classic", "quorum"] = "classic"
+    shutdown_grace: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(seconds=30)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_amqp(cls, url: str) -> str:
+        if not url.startswith(("amqp://", "amqps://")):
+            raise ValueError("not the URL of a RabbitMQ virtual host: give amqp://user:password@host:5672/vhost")
+        return url
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, level: object) -> object:
+        return level.upper() if isinstance(level, str) else level
+
+    @property
+    def topology(self) -> Topology:
+        return Topology(self.namespace, self.task_queues)
+
+
+def load_settings() -> WorkerSettings:
+    """Read the environment. Raises ConfigurationError, naming the variable."""
+    try:
+        return WorkerSettings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ConfigurationError(f"TACOQ_{str(first['loc'][0]).upper()} is wrong: {first['msg']}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When a session does what, in seconds. Tests shorten it; nothing else has a reason to."""
+
+    beat: float = 2.0  # between heartbeats
+    listed_after: float = 5.0  # a run this old is listed in heartbeats
+    started_after: float = 0.1  # a run this old has its start reported
+    slow_run: float = 0.05  # a run this long hands back the unstarted rest of its message
+    publish_deadline: float = 10.0
+    retry_publish: float = 1.0  # at the latest, after a failed one
+    stop_runs: float = 5.0  # for cancelled runs to stop, after the grace time
+    last_reports: float = 10.0  # for the last confirms

@@ -1,0 +1,242 @@
+"""Slots: loops that each take a waiting release, run it in place, and report its outcome.
+
+A slot is one long-lived task: starting a task per run would cost ten times what a short run does. A run that
+was stopped, or that changed context variables, takes its slot's task with it, so that the next run sees
+nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from tacoq_protocol.http import ErrorInfo
+from tacoq_protocol.messages import Expired, Outcome
+from tacoq_worker.children import Child
+from tacoq_worker.execute import Run, Stop, call_async, call_sync, failed, not_started, raised, unless_stopped
+from tacoq_worker.held import Held, Phase
+
+log = logging.getLogger("tacoq.worker")
+
+TURN_SECONDS = 0.005  # a slot that never had to wait lets others have the loop this often
+
+
+class Slots:
+    """A fixed number of slots and the releases that wait for one, in order of arrival.
+
+    `report` is called once for every release offered, unless it was taken back; `announce` returns when a
+    start is confirmed; `began` is called at the start of every run.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        report: Callable[[Held, Outcome], None],
+        announce: Callable[[Held], Awaitable[None]],
+        began: Callable[[], None],
+        children: list[Child],
+    ) -> None:
+        self.report, self.announce, self.began = report, announce, began
+        self.threads = ThreadPoolExecutor(count, thread_name_prefix="tacoq-slot")
+        self.closed = False
+        self.watcher: asyncio.Event | None = None  # set at each end of a run
+        self._waiting: deque[Held] = deque()
+        self._idle: list[_Slot] = []
+        self._waking = False
+        self._slots = [_Slot(self, children[n] if children else None) for n in range(count)]
+
+    def start(self) -> None:
+        for slot in self._slots:
+            slot.start()
+
+    def offer(self, held: list[Held]) -> None:
+        """These wait for a slot from now on."""
+        self._waiting.extend(held)
+        self.wake_next()
+
+    def take(self) -> Held | None:
+        """Return the next release that still waits."""
+        self._waking = False
+        while self._waiting:
+            held = self._waiting.popleft()
+            if held.phase is Phase.WAITING:
+                return held
+        return None
+
+    def wake_next(self) -> None:
+        """Wake one idle slot when something waits; it wakes the next: a slot of short runs needs no help."""
+        if self._waiting and self._idle and not self._waking:
+            self._waking = True
+            self._idle.pop().wake()
+
+    def wait(self, slot: _Slot) -> None:
+        """This slot has nothing to do."""
+        self._idle.append(slot)
+
+    def waiting(self) -> list[Held]:
+        """Releases that no slot has taken."""
+        return [held for held in self._waiting if held.phase is Phase.WAITING]
+
+    def running(self) -> list[Held]:
+        """Releases that a slot has now. From any thread."""
+        return [held for slot in self._slots if (held := slot.held) is not None]
+
+    def interrupt(self, held: Held, stop: Stop) -> None:
+        """Stop this release's run if a slot has it: a task is cancelled, a process killed, a thread asked."""
+        for slot in self._slots:
+            if slot.held is held:
+                slot.interrupt(stop)
+
+    async def until_idle(self, seconds: float) -> bool:
+        """Wait until nothing runs; False when that takes longer."""
+        self.watcher = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                while self.running():
+                    self.watcher.clear()
+                    await self.watcher.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self.watcher = None
+        return True
+
+    async def close(self) -> None:
+        """End the slots: tasks are cancelled, children killed, threads left to themselves."""
+        self.closed = True
+        await asyncio.gather(*(slot.close() for slot in self._slots))
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Slot:
+    """One slot. `held` is what it runs now."""
+
+    def __init__(self, slots: Slots, child: Child | None) -> None:
+        self.held: Held | None = None
+        self._slots = slots
+        self._child = child
+        self._stop: Callable[[], object] = _nothing  # how to stop the present run
+        self._task: asyncio.Task[None] | None = None
+        self._wakeup: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._work(), name="tacoq-slot")
+        self._task.add_done_callback(self._ended)
+        if self._child is not None:
+            asyncio.get_running_loop().run_in_executor(self._slots.threads, self._child.start)
+
+    def wake(self) -> None:
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
+
+    def interrupt(self, stop: Stop) -> None:
+        held = self.held
+        if held is not None and held.run is not None:
+            held.run.stop = held.run.stop or stop
+            self._stop()
+
+    async def close(self) -> None:
+        self.interrupt(Stop.SHUTDOWN)
+        if self._child is not None:
+            await asyncio.to_thread(self._child.close)
+        if self._task is not None:
+            if self.held is None:
+                self._task.cancel()
+            await asyncio.wait([self._task], timeout=1.0)
+
+    async def _work(self) -> None:
+        slots = self._slots
+        clean = contextvars.copy_context()
+        turn_ends = time.monotonic() + TURN_SECONDS
+        while not slots.closed:
+            held = slots.take()
+            if held is None:
+                self._wakeup = asyncio.get_running_loop().create_future()
+                slots.wait(self)
+                await self._wakeup
+                turn_ends = time.monotonic() + TURN_SECONDS
+                continue
+            assert held.handler is not None, "only releases with a handler wait for a slot"
+            run = held.run = Run(held.release, held.handler)
+            self.held, held.phase = held, Phase.RUNNING
+            slots.wake_next()
+            outcome = await self._run(held, run)
+            self.held = None
+            slots.report(held, outcome)
+            if slots.watcher is not None:
+                slots.watcher.set()
+            if run.stop is not None or contextvars.copy_context() != clean or _cancelling():
+                return  # and go on in a fresh task
+            if time.monotonic() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + TURN_SECONDS
+
+    async def _run(self, held: Held, run: Run) -> Outcome:
+        release, loop = held.release, asyncio.get_running_loop()
+        if release.expires_at is not None and release.expires_at <= datetime.now(UTC):
+            return Expired(release.task_id, release.release)
+        if self._child is not None and not self._child.ready:
+            await loop.run_in_executor(self._slots.threads, self._child.start)
+        if run.stop is not None:
+            return not_started(run, run.stop)
+        run.begin()
+        self._slots.began()
+        timer = None
+        try:
+            if release.announced:
+                self._stop = self._cancel_task
+                await self._slots.announce(held)
+            if run.timeout is not None:
+                timer = loop.call_later(run.timeout, self._time_is_up, held)
+            if run.handler.is_async:
+                self._stop = self._cancel_task
+                return await call_async(run)
+            if self._child is None:
+                self._stop = run.ask_to_stop
+                # An empty context for each run: a thread would keep what one sets for the next.
+                return await loop.run_in_executor(self._slots.threads, contextvars.Context().run, call_sync, run)
+            self._stop = self._child.kill
+            outcome = await loop.run_in_executor(self._slots.threads, self._child.call, run)
+            return unless_stopped(run, outcome)
+        except asyncio.CancelledError as error:  # while it was announced: handlers raise nothing here
+            return raised(run, error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._stop = _nothing
+
+    def _cancel_task(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _time_is_up(self, held: Held) -> None:
+        if self.held is held:
+            self.interrupt(Stop.TIMEOUT)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Go on in a fresh task, whatever ended this one; a run it had is reported before."""
+        if self._slots.closed:
+            return
+        held, self.held = self.held, None
+        if held is not None and held.run is not None:
+            fault = None if task.cancelled() else task.exception()
+            log.error("slot failed", exc_info=fault, extra={"task_id": str(held.release.task_id)})
+            error = ErrorInfo("SlotFailed", f"the worker itself failed while it ran this: {fault!r}")
+            self._slots.report(held, failed(held.run, error))
+        self.start()
+
+
+def _nothing() -> None:
+    """Nothing runs that could be stopped."""
+
+
+def _cancelling() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
