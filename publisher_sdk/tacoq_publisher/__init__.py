@@ -1,1 +1,58 @@
-"""Publisher SDK: an application's tasks in, handles that give results out."""
+"""Publisher SDK: an application's tasks in, handles that give results out.
+
+Reading order: publisher (what an application uses), newtask, batching, bulk, handle, waiting, completed;
+manager and transport below them; sync and cli beside. Errors are those of `tacoq_protocol.errors`, and two of
+our own.
+"""
+
+from tacoq_protocol.calls import TaskCall
+from tacoq_protocol.durations import Duration
+from tacoq_protocol.errors import (
+    ConfigurationError,
+    InvalidTask,
+    ManagerError,
+    ManagerUnavailable,
+    TacoqError,
+    TaskCancelled,
+    TaskConflict,
+    TaskExpired,
+    TaskFailed,
+    TaskNotCompleted,
+    TaskNotFound,
+    WaitTimeout,
+)
+from tacoq_protocol.http import TaskView
+from tacoq_protocol.ids import new_task_id
+from tacoq_protocol.states import TaskState
+from tacoq_publisher.errors import PublisherClosed, PublishInterrupted
+from tacoq_publisher.handle import TaskHandle
+from tacoq_publisher.newtask import TaskOptions
+from tacoq_publisher.publisher import Publisher
+from tacoq_publisher.sync import SyncPublisher, SyncTaskHandle
+
+__all__ = [
+    "ConfigurationError",
+    "Duration",
+    "InvalidTask",
+    "ManagerError",
+    "ManagerUnavailable",
+    "PublishInterrupted",
+    "Publisher",
+    "PublisherClosed",
+    "SyncPublisher",
+    "SyncTaskHandle",
+    "TacoqError",
+    "TaskCall",
+    "TaskCancelled",
+    "TaskConflict",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskNotCompleted",
+    "TaskNotFound",
+    "TaskOptions",
+    "TaskState",
+    "TaskView",
+    "WaitTimeout",
+    "new_task_id",
+]

@@ -1,0 +1,225 @@
+"""The manager's API: typed arguments in, protocol models out; a refusal becomes the error it means.
+
+One method per endpoint, nothing else. Bodies of publishes and lines of the wait stream are read by msgspec:
+they come by the thousand. All may raise ManagerUnavailable, and ManagerError for an answer that makes no
+sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from uuid import UUID
+
+import msgspec
+from pydantic import ValidationError
+
+from tacoq_protocol.errors import InvalidTask, TacoqError, TaskConflict, TaskNotFound
+from tacoq_protocol.http import (
+    Accepted,
+    AcceptedBatch,
+    Cancelled,
+    Kinds,
+    Queues,
+    TaskPage,
+    TaskView,
+    Timeline,
+    UnknownTask,
+    View,
+    WaitRequest,
+    Workers,
+)
+from tacoq_publisher.errors import describe, malformed, read_problem, unexpected
+from tacoq_publisher.transport import Answer, Transport
+
+T = TypeVar("T")
+V = TypeVar("V", bound=View)
+
+_encoder: Final = msgspec.json.Encoder()
+_batch: Final = msgspec.json.Decoder(AcceptedBatch)
+_one: Final = msgspec.json.Decoder(Accepted)
+_view: Final = msgspec.json.Decoder(TaskView)
+_page: Final = msgspec.json.Decoder(TaskPage)
+_unknown: Final = msgspec.json.Decoder(UnknownTask, strict=True)
+
+WaitLine = TaskView | UnknownTask
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Nothing of a batch was accepted. `index`: the task that is to blame; None: the request as a whole."""
+
+    index: int | None
+    error: TacoqError
+
+
+class Manager:
+    """The endpoints, over one transport."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def accept(self, tasks: Sequence[bytes]) -> list[Accepted] | Refusal:
+        """Publish these `NewTask` bodies, all or none.
+
+        What is returned as accepted is durable, in the order given.
+
+        Sent again with the same ids after a fault: a task is never accepted twice.
+        """
+        action = f"publish {len(tasks)} task{'s' if len(tasks) != 1 else ''}"
+        body = b'{"tasks":[' + b",".join(tasks) + b"]}"
+        answer = await self._transport.request("POST", "/tasks/batch", action=action, body=body)
+        match answer.status:
+            case 200 | 201:
+                accepted = self._read(_batch.decode, answer, action).tasks
+                if len(accepted) != len(tasks):
+                    raise self._malformed(answer, action, f"{len(accepted)} tasks in it")
+                return accepted
+            case 409 | 413 | 422:
+                return self._refusal(answer, action, len(tasks))
+            case _:
+                raise self._unexpected(answer, action)
+
+    async def view(self, task_id: UUID, *, wait: float | None = None, payload: bool = False) -> TaskView:
+        """Return the task as it is now, or, with `wait` (≤ 60 s), as soon as it is final, at the latest then.
+
+        Raises TaskNotFound.
+        """
+        query = ({"wait": f"{wait:g}"} if wait else {}) | ({"payload": "true"} if payload else {})
+        action = f"look up task {task_id}"
+        answer = await self._transport.request(
+            "GET", f"/tasks/{task_id}", action=action, query=query, longer=wait or 0.0
+        )
+        return self._read(_view.decode, self._of_task(answer, task_id, action), action)
+
+    @asynccontextmanager
+    async def wait(self, task_ids: Collection[UUID], *, seconds: float) -> AsyncIterator[AsyncIterator[list[WaitLine]]]:
+        """Open the stream that tells of these tasks as they become final.
+
+        It ends after `seconds`, or when all are told.
+
+        Raises `transport.Fault` when it cannot be opened, or breaks.
+        """
+        body = _encoder.encode(WaitRequest(ids=list(task_ids), timeout=seconds))
+        async with self._transport.stream("/tasks/wait", body, silence=seconds + 10.0) as stream:
+            if isinstance(stream, Answer):
+                raise self._unexpected(stream, "wait for tasks")
+            yield self._wait_lines(stream)
+
+    async def cancel(self, task_id: UUID) -> Cancelled | None:
+        """Ask for a cancel; None when the task is final already (also by an earlier cancel).
+
+        Raises TaskNotFound.
+        """
+        action = f"cancel task {task_id}"
+        answer = await self._transport.request("POST", f"/tasks/{task_id}/cancel", action=action)
+        if answer.status == 409:
+            return None
+        return self._model(Cancelled, self._of_task(answer, task_id, action), action)
+
+    async def retry(self, task_id: UUID) -> Accepted:
+        """Publish the task once more, as a new one. Raises TaskNotFound; TaskConflict while it is not final.
+
+        The manager makes the new id, so after a fault in which it may have seen the request this gives up:
+        ManagerUnavailable.
+        """
+        action = f"retry task {task_id}"
+        answer = await self._transport.request("POST", f"/tasks/{task_id}/retry", action=action, resend=False)
+        if answer.status in (409, 422) and (problem := read_problem(answer.body)):
+            raise TaskConflict(describe(problem), task_id=task_id)
+        return self._read(_one.decode, self._of_task(answer, task_id, action), action)
+
+    async def tasks(
+        self,
+        *,
+        kind: str | None = None,
+        queue: str | None = None,
+        state: str | None = None,
+        cursor: str | None = None,
+        limit: int | None = None,
+    ) -> TaskPage:
+        """Return a page of tasks, newest first."""
+        given = {"kind": kind, "queue": queue, "state": state, "cursor": cursor, "limit": limit}
+        query = {name: str(value) for name, value in given.items() if value is not None}
+        answer = await self._transport.request("GET", "/tasks", action="list tasks", query=query)
+        return self._read(_page.decode, self._ok(answer, "list tasks"), "list tasks")
+
+    async def timeline(self, task_id: UUID) -> Timeline:
+        """Return what happened to a task, oldest first. Raises TaskNotFound."""
+        action = f"read the timeline of task {task_id}"
+        answer = await self._transport.request("GET", f"/tasks/{task_id}/timeline", action=action)
+        return self._model(Timeline, self._of_task(answer, task_id, action), action)
+
+    async def workers(self) -> Workers:
+        """Return the worker sessions."""
+        return await self._listing(Workers, "/workers")
+
+    async def queues(self) -> Queues:
+        """Return the queues."""
+        return await self._listing(Queues, "/queues")
+
+    async def kinds(self) -> Kinds:
+        """Return the kinds that workers have registered."""
+        return await self._listing(Kinds, "/kinds")
+
+    async def _listing(self, model: type[V], path: str) -> V:
+        action = f"list {path[1:]}"
+        answer = await self._transport.request("GET", path, action=action)
+        return self._model(model, self._ok(answer, action), action)
+
+    async def _wait_lines(self, chunks: AsyncIterator[list[bytes]]) -> AsyncIterator[list[WaitLine]]:
+        async for lines in chunks:
+            yield [self._wait_line(line) for line in lines]
+
+    def _wait_line(self, line: bytes) -> WaitLine:
+        try:
+            return _view.decode(line)
+        except msgspec.DecodeError as view_error:
+            try:
+                return _unknown.decode(line)
+            except msgspec.DecodeError:
+                raise self._malformed(Answer(200, line), "wait for tasks", view_error) from view_error
+
+    def _refusal(self, answer: Answer, action: str, count: int) -> Refusal:
+        problem = read_problem(answer.body)
+        if problem is None and answer.status != 413:
+            raise self._unexpected(answer, action)
+        text = describe(problem) if problem else "the request is too large for a proxy before the manager (413)"
+        index = problem.index if problem else None
+        if index is None and count == 1:
+            index = 0
+        if index is not None and not 0 <= index < count:
+            raise self._malformed(answer, action, f"index {index} of {count} tasks")
+        if answer.status == 409:
+            return Refusal(index, TaskConflict(text, task_id=problem.task_id if problem else None))
+        return Refusal(index, InvalidTask(text))
+
+    def _of_task(self, answer: Answer, task_id: UUID, action: str) -> Answer:
+        if answer.status == 404 and read_problem(answer.body):
+            raise TaskNotFound(task_id)
+        return self._ok(answer, action)
+
+    def _ok(self, answer: Answer, action: str) -> Answer:
+        if 200 <= answer.status < 300:
+            return answer
+        raise self._unexpected(answer, action)
+
+    def _model(self, model: type[V], answer: Answer, action: str) -> V:
+        try:
+            return model.model_validate_json(answer.body)
+        except ValidationError as error:
+            raise self._malformed(answer, action, error.errors()[0]["msg"]) from error
+
+    def _read(self, decode: Callable[[bytes], T], answer: Answer, action: str) -> T:
+        try:
+            return decode(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._malformed(answer, action, error) from error
+
+    def _unexpected(self, answer: Answer, action: str) -> TacoqError:
+        return unexpected(answer.status, answer.body, url=self._transport.url, action=action)
+
+    def _malformed(self, answer: Answer, action: str, reason: object) -> TacoqError:
+        return malformed(answer.status, answer.body, url=self._transport.url, action=action, reason=reason)

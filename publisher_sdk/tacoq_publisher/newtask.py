@@ -1,0 +1,199 @@
+"""A new task: a call with its options in, checked, a task with its JSON as it will be sent out.
+
+Nothing here knows about HTTP or an event loop. What the manager would refuse is mostly refused here, with a
+shorter way to the line that is wrong; what is checked nowhere else is that a payload is JSON at all: one that
+is not would spoil the request it shares with others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Generic, TypedDict, TypeVar
+from uuid import UUID
+
+import msgspec
+from pydantic_core import PydanticSerializationError, to_json
+
+from tacoq_protocol.calls import TaskCall
+from tacoq_protocol.durations import Duration, parse_duration
+from tacoq_protocol.errors import ConfigurationError, InvalidTask
+from tacoq_protocol.http import KIND_PATTERN, MAX_PAYLOAD_BYTES, QUEUE_PATTERN, NewTask
+from tacoq_protocol.ids import new_task_id
+from tacoq_protocol.trace import current_trace
+
+R = TypeVar("R")
+
+_KIND: Final = re.compile(KIND_PATTERN)
+_QUEUE: Final = re.compile(QUEUE_PATTERN)
+_encoder: Final = msgspec.json.Encoder()
+_json: Final = msgspec.json.Decoder(msgspec.Raw)
+
+
+class TaskOptions(TypedDict, total=False):
+    """Options that `publish` and `publish_many` share.
+
+    `queue`: whose workers run it; left out, the queue whose workers know the kind, else "default".
+    `priority`: 0 to 9, 9 first. `delay` counts from the accept, `run_at` (aware) is the moment itself: at
+    most one of them. `expires`: a task not started by then ends as expired; a duration counts from the
+    accept. `max_attempts` and `timeout` (of one run) go before the kind's own.
+    """
+
+    queue: str | None
+    priority: int
+    delay: Duration | None
+    run_at: datetime | None
+    expires: Duration | datetime | None
+    max_attempts: int | None
+    timeout: Duration | None
+
+
+class NewTaskFields(TypedDict, total=False):
+    """The fields of `NewTask` that options turn into."""
+
+    queue: str | None
+    priority: int
+    delay: float | None
+    run_at: datetime | None
+    expires_in: float | None
+    expires_at: datetime | None
+    max_attempts: int | None
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Generic[R]):
+    """A task ready to be sent: the same `body` each time, so a resend is recognised by the manager."""
+
+    id: UUID
+    kind: str
+    body: bytes
+    decode: Callable[[bytes], R]
+
+
+def publish_options(
+    *,
+    queue: str | None = None,
+    priority: int = 0,
+    delay: Duration | None = None,
+    run_at: datetime | None = None,
+    expires: Duration | datetime | None = None,
+    max_attempts: int | None = None,
+    timeout: Duration | None = None,
+) -> NewTaskFields:
+    """Check the options of a publish.
+
+    Raises ConfigurationError, naming the option; TypeError for an unknown one.
+    """
+    fields = NewTaskFields()
+    if queue is not None:
+        if not _matches(_QUEUE, queue):
+            raise ConfigurationError(f"queue = {queue!r} is not a queue's name: up to 100 letters, digits and _ . -")
+        fields["queue"] = queue
+    if priority != 0:
+        fields["priority"] = _whole(priority, name="priority", least=0, most=9)
+    if delay is not None and run_at is not None:
+        raise ConfigurationError(f"delay = {delay!r} and run_at = {run_at!r} exclude each other: give one of them")
+    if delay is not None:
+        fields["delay"] = parse_duration(delay, name="delay").total_seconds()
+    if run_at is not None:
+        fields["run_at"] = _aware(run_at, name="run_at")
+    if isinstance(expires, datetime):
+        fields["expires_at"] = _aware(expires, name="expires")
+    elif expires is not None:
+        fields["expires_in"] = _positive(expires, name="expires")
+    if max_attempts is not None:
+        fields["max_attempts"] = _whole(max_attempts, name="max_attempts", least=1, most=1_000)
+    if timeout is not None:
+        fields["timeout"] = _positive(timeout, name="timeout")
+    return fields
+
+
+def prepare(
+    call: TaskCall[R], fields: NewTaskFields, *, task_id: UUID | None = None, index: int | None = None
+) -> Prepared[R]:
+    """Make a task of `call`, with a fresh id and the current trace context.
+
+    The option `queue` goes before the call's.
+
+    Raises InvalidTask, with the given `index`, when kind or payload cannot be sent.
+    """
+    if not _matches(_KIND, call.kind):
+        raise InvalidTask(f"{call.kind!r} is not a kind: up to 200 letters, digits and _ . : -", index=index)
+    if task_id is None:
+        task_id = new_task_id()
+    elif getattr(task_id, "version", None) != 7:
+        raise ConfigurationError(f"task_id = {task_id!r} is not a UUIDv7: make it with tacoq_publisher.new_task_id()")
+    payload = _checked_json(call.payload, call.kind, index)
+    traceparent, tracestate = current_trace()
+    if call.queue and "queue" not in fields:
+        fields = {**fields, "queue": call.queue}
+    task = NewTask(
+        id=task_id, kind=call.kind, payload=payload, traceparent=traceparent, tracestate=tracestate, **fields
+    )
+    return Prepared(task_id, call.kind, _encoder.encode(task), call.decode)
+
+
+def untyped_call(kind: str, payload: object, *, index: int | None = None) -> TaskCall[Any]:
+    """Turn a kind's name and any value that pydantic can write as JSON into a call with a plain JSON result.
+
+    `bytes` are written as a JSON string, as they are inside of models. Raises InvalidTask, with the given
+    `index`, for values that cannot be written.
+    """
+    try:
+        body = to_json(payload)
+    except (PydanticSerializationError, RecursionError) as error:
+        raise InvalidTask(
+            f"the payload for {kind!r} cannot be written as JSON: {error}: "
+            "give JSON values, dataclasses or pydantic models",
+            index=index,
+        ) from error
+    return TaskCall(kind, "", body, decode_json)
+
+
+def decode_json(result: bytes) -> Any:
+    """Turn a result's JSON into plain values: nothing more is known of its type."""
+    return msgspec.json.decode(result)
+
+
+def _checked_json(payload: bytes, kind: str, index: int | None) -> msgspec.Raw:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise InvalidTask(
+            f"the payload for {kind!r} has {len(payload):,} bytes as JSON, more than {MAX_PAYLOAD_BYTES:,}: "
+            "store the data elsewhere and send where it is",
+            index=index,
+        )
+    try:
+        payload.decode()
+        return _json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidTask(
+            f"the payload for {kind!r} is not JSON (NaN and infinity are not): {error}", index=index
+        ) from error
+
+
+def _matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _whole(value: object, *, name: str, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigurationError(f"{name} = {value!r} is not a whole number from {least} to {most:,}")
+    return value
+
+
+def _positive(value: Duration, *, name: str) -> float:
+    seconds = parse_duration(value, name=name).total_seconds()
+    if seconds <= 0:
+        raise ConfigurationError(f"{name} = {value!r} must be longer than nothing")
+    return seconds
+
+
+def _aware(value: object, *, name: str) -> datetime:
+    if not isinstance(value, datetime):
+        raise ConfigurationError(f"{name} = {value!r} is not a datetime")
+    if value.utcoffset() is None:
+        raise ConfigurationError(f"{name} = {value!r} has no timezone: use datetime.now(UTC), or give it a tzinfo")
+    return value

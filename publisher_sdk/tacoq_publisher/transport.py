@@ -1,0 +1,233 @@
+"""Transport: requests in, answers out; away, busy and broken managers are tried again until a deadline.
+
+The one file that speaks HTTP. It knows statuses that mean "not now" (5xx, 429) and nothing about tasks: any
+other answer is handed back for `manager.py` to read. A request is sent again with the same bytes, so its
+caller must have made it safe to arrive twice, or say `resend=False`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import aiohttp
+
+from tacoq_protocol.errors import ManagerUnavailable
+from tacoq_publisher.errors import read_problem, shown
+from tacoq_publisher.settings import PublisherSettings
+
+log = logging.getLogger("tacoq.publisher")
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+_CONNECT_SECONDS: Final = 5.0
+# Below the 5 s after which uvicorn closes an idle connection: a request never meets one that is just being
+# closed.
+_KEEP_IDLE_SECONDS: Final = 4.0
+
+
+class Answer(NamedTuple):
+    """A status below 500 (not 429) and the whole body."""
+
+    status: int
+    body: bytes
+
+
+class Fault(Exception):
+    """One try that came to nothing. `sent`: the manager may have done what was asked.
+
+    `pause`: it asked for that many seconds.
+    """
+
+    def __init__(self, reason: str, *, sent: bool, status: int | None = None, pause: float | None = None) -> None:
+        super().__init__(reason)
+        self.sent = sent
+        self.status = status
+        self.pause = pause
+
+
+class Backoff:
+    """Pauses between tries: 50 ms, doubling up to 2 s, drawn from the upper half; not less than asked for."""
+
+    def __init__(self, draw: Callable[[], float] = random.random) -> None:
+        self._draw = draw
+        self._next = _FIRST_PAUSE
+
+    def pause(self, asked: float | None = None) -> float:
+        pause = self._next * (0.5 + 0.5 * self._draw())
+        self._next = min(2 * self._next, _LONGEST_PAUSE)
+        return max(pause, asked or 0.0)
+
+
+class Transport:
+    """One manager, one event loop, pooled connections.
+
+    Seconds: `retry_for` from the start of a request, `try_seconds` for a try.
+    """
+
+    def __init__(self, settings: PublisherSettings, *, retry_for: float, try_seconds: float) -> None:
+        self.url = settings.manager_url
+        self.retry_for = retry_for
+        self.try_seconds = try_seconds
+        headers = {"User-Agent": "tacoq-publisher"}
+        if settings.api_key:
+            headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_SECONDS),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection. Idempotent."""
+        await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        action: str,
+        body: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        longer: float = 0.0,
+        resend: bool = True,
+    ) -> Answer:
+        """Send until there is an answer; `action` names it in errors.
+
+        A try may take `longer` seconds more than usual.
+
+        Raises ManagerUnavailable when there is none `retry_for` seconds after the start (a try under way is
+        let end), or, with `resend=False`, after the first fault in which the manager may have seen the
+        request.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self.retry_for
+        backoff = Backoff()
+        sent = False
+        while True:
+            try:
+                return await self._try(method, path, body, query, self.try_seconds + longer)
+            except Fault as fault:
+                sent = sent or fault.sent
+                left = deadline - clock()
+                if left <= 0 or (fault.sent and not resend):
+                    outcome = "it may have been done nevertheless" if sent else "nothing was sent"
+                    raise self.unavailable(action, fault, outcome=outcome) from fault.__cause__
+                pause = min(backoff.pause(fault.pause), left)
+                log.warning(
+                    "manager not available, trying again",
+                    extra={"url": self.url, "action": action, "fault": str(fault), "pause": round(pause, 3)},
+                )
+            await asyncio.sleep(pause)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: bytes, *, silence: float
+    ) -> AsyncIterator[Answer | AsyncIterator[list[bytes]]]:
+        """Post `body`, once, and give the lines of a 200 as they arrive, or any other answer.
+
+        Raises Fault, also from the iterator: the connection broke, or nothing came for `silence` seconds.
+        """
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence)
+        with _faults():
+            response = await self._send("POST", path, body, None, timeout)
+        try:
+            if response.status == 200:
+                yield _lines(response)
+            else:
+                with _faults():
+                    yield _answer(response, await response.read())
+        finally:
+            response.close()  # what was not read is of no use: the connection is not kept
+
+    def unavailable(self, action: str, fault: Fault, *, outcome: str) -> ManagerUnavailable:
+        """Return the error for `action` given up after `fault`, the last one; `outcome` is what became of it."""
+        return ManagerUnavailable(
+            f"the manager at {self.url} was not available to {action}, tried for {self.retry_for:g} s: "
+            f"{fault}; {outcome}: see that it runs, or set TACOQ_MANAGER_URL (or url=) to where it does",
+            status=fault.status,
+        )
+
+    async def _try(
+        self, method: str, path: str, body: bytes | None, query: Mapping[str, str] | None, seconds: float
+    ) -> Answer:
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+        with _faults():
+            response = await self._send(method, path, body, query, timeout)
+            async with response:
+                return _answer(response, await response.read())
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        query: Mapping[str, str] | None,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        return await self._session.request(
+            method,
+            f"{self.url}/v1{path}",
+            data=body,
+            params=query,
+            headers={"Content-Type": "application/json"} if body is not None else None,
+            allow_redirects=False,
+            timeout=timeout,
+        )
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Turn what can happen to a connection into a Fault."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise Fault(f"cannot connect ({error})", sent=False) from error
+    except TimeoutError as error:
+        raise Fault("no answer in time", sent=True) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise Fault(f"the connection broke ({str(error) or type(error).__name__})", sent=True) from error
+
+
+def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:
+    status = response.status
+    if status < 500 and status != 429:
+        return Answer(status, body)
+    problem = read_problem(body)
+    after = response.headers.get("Retry-After", "")
+    raise Fault(
+        f"it answered {status} ({problem.detail if problem else shown(body)})",
+        sent=status != 429,
+        status=status,
+        pause=float(after) if after.isascii() and after.isdecimal() else None,
+    )
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
+    """Give complete lines, without empty ones, as soon as they are there; a line may be of many chunks."""
+    begun: list[bytes] = []
+    with _faults():
+        async for chunk in response.content.iter_any():
+            if b"\n" not in chunk:
+                begun.append(chunk)
+                continue
+            *lines, rest = chunk.split(b"\n")
+            lines[0] = b"".join((*begun, lines[0]))
+            begun = [rest]
+            yield [line for line in lines if line and not line.isspace()]
+    if b"".join(begun).strip():
+        raise Fault("the stream was cut in the middle of a line", sent=True)

@@ -1,0 +1,224 @@
+"""Waiting: ids that somebody awaits in, their final views out, pushed over streams that all share.
+
+Ids that come while a stream is being opened go into the next one, so a lone wait costs one request and 10,000
+at once cost one as well. An open stream takes no further ids: newcomers get one of their own, and where that
+would be too many, it takes over the ids of the smallest. Streams end after `STREAM_SECONDS`, or break; the
+ids left over are asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+from tacoq_protocol.errors import TacoqError
+from tacoq_protocol.http import MAX_WAIT_TASKS, TaskView
+from tacoq_publisher.errors import own_copy
+from tacoq_publisher.manager import Manager, WaitLine
+from tacoq_publisher.transport import Backoff, Fault, Transport
+
+log = logging.getLogger("tacoq.publisher")
+
+STREAM_SECONDS: Final = 30.0  # a connection that died in silence is noticed 10 s after this
+MAX_STREAMS: Final = 4
+_GOES_ON: Final = "the tasks go on, wait again with the same handles"
+
+
+class _Watch:
+    """A task that somebody awaits, and the stream that will tell of it (None: the next one)."""
+
+    __slots__ = ("futures", "stream")
+
+    def __init__(self) -> None:
+        self.futures: list[asyncio.Future[WaitLine]] = []
+        self.stream: _Stream | None = None
+
+
+class _Stream:
+    """One request: the ids it has not told of yet, and the task that reads it."""
+
+    __slots__ = ("ids", "opened", "reader")
+
+    def __init__(self, ids: set[UUID]) -> None:
+        self.ids = ids
+        self.opened = asyncio.Event()  # or failed
+        self.reader: asyncio.Task[None] | None = None
+
+
+class Waits:
+    """Belongs to one event loop.
+
+    Waits fail with ManagerUnavailable when no stream could be opened for `retry_for` seconds.
+    """
+
+    def __init__(self, manager: Manager, transport: Transport) -> None:
+        self._manager = manager
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._watched: dict[UUID, _Watch] = {}
+        self._fresh: dict[UUID, None] = {}  # ids for the next stream, in order
+        self._streams: set[_Stream] = set()
+        self._readers: set[asyncio.Task[None]] = set()
+        self._opener: asyncio.Task[None] | None = None
+        self._backoff = Backoff()
+        self._pause = 0.0
+        self._faulty_since: float | None = None
+        self._closed = False
+        self.fault: Fault | None = None  # why there is no stream now, when there should be one
+
+    async def wait(self, task_id: UUID) -> WaitLine:
+        """Return the task's final view, or that it is unknown, as soon as the manager tells."""
+        future = self.watch(task_id)
+        try:
+            return await future
+        finally:
+            self.unwatch(task_id, future)
+
+    def watch(self, task_id: UUID) -> asyncio.Future[WaitLine]:
+        """Return a future of what `wait` returns. To be given back to `unwatch`."""
+        watch = self._watched.get(task_id)
+        if watch is None:
+            watch = self._watched[task_id] = _Watch()
+            self._ask([task_id])
+        future: asyncio.Future[WaitLine] = self._loop.create_future()
+        watch.futures.append(future)
+        return future
+
+    def unwatch(self, task_id: UUID, future: asyncio.Future[WaitLine]) -> None:
+        """Stop waiting for `future`; a stream that nobody needs any more is closed. Idempotent."""
+        if future.done() and not future.cancelled():
+            future.exception()  # looked at: an error that came when nobody listened any more is no news
+        watch = self._watched.get(task_id)
+        if watch is None or future not in watch.futures:
+            return
+        watch.futures.remove(future)
+        future.cancel()
+        if not watch.futures:
+            self._forget(task_id)
+            if (stream := watch.stream) is not None and not stream.ids and stream.reader is not None:
+                stream.reader.cancel()
+
+    async def close(self, error: TacoqError) -> None:
+        """Close all streams; whoever still waits gets `error`."""
+        self._closed = True
+        tasks = [*self._readers, *([self._opener] if self._opener else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        self._fail(self._watched, error)
+
+    def _ask(self, task_ids: Iterable[UUID]) -> None:
+        """Put ids into the next stream, and see that there is one."""
+        self._fresh.update(dict.fromkeys(task_ids))
+        if self._fresh and self._opener is None and not self._closed:
+            self._opener = self._loop.create_task(self._open_streams(), name="tacoq wait")
+
+    async def _open_streams(self) -> None:
+        """Open one stream after the other until no id is without one."""
+        try:
+            while self._fresh:
+                if self._pause:
+                    await asyncio.sleep(self._pause)
+                    self._pause = 0.0
+                stream = self._next_stream()
+                reader = self._loop.create_task(self._read(stream), name="tacoq wait stream")
+                stream.reader = reader
+                self._readers.add(reader)
+                reader.add_done_callback(self._readers.discard)
+                await stream.opened.wait()
+        finally:
+            self._opener = None
+
+    def _next_stream(self) -> _Stream:
+        ids = set(islice(self._fresh, MAX_WAIT_TASKS))
+        while len(self._streams) >= MAX_STREAMS:
+            smallest = min(self._streams, key=lambda stream: len(stream.ids))
+            if len(smallest.ids) + len(ids) > MAX_WAIT_TASKS:
+                break
+            ids |= smallest.ids
+            smallest.ids = set()
+            self._streams.discard(smallest)
+            if smallest.reader is not None:
+                smallest.reader.cancel()
+        stream = _Stream(ids)
+        self._streams.add(stream)
+        for task_id in ids:
+            self._fresh.pop(task_id, None)
+            self._watched[task_id].stream = stream
+        return stream
+
+    async def _read(self, stream: _Stream) -> None:
+        """Read a stream to its end, and ask again for what it did not tell."""
+        begun = self._loop.time()
+        try:
+            async with self._manager.wait(stream.ids, seconds=STREAM_SECONDS) as chunks:
+                self._faulty_since = self.fault = None
+                stream.opened.set()
+                async for lines in chunks:
+                    for line in lines:
+                        self._tell(line)
+            if stream.ids and self._loop.time() - begun < STREAM_SECONDS - 1.0:
+                raise Fault("the stream ended too early", sent=True)
+            self._backoff = Backoff()
+        except Fault as fault:
+            if self._loop.time() - begun > 1.0:
+                self._backoff = Backoff()
+            self._after_fault(stream, fault)
+        except Exception as error:  # nobody else would tell the waiters
+            self._fail(stream.ids, error)
+        finally:
+            self._streams.discard(stream)
+            left, stream.ids = stream.ids, set()
+            for task_id in left:
+                self._watched[task_id].stream = None
+            self._ask(left)
+            stream.opened.set()
+
+    def _tell(self, line: WaitLine) -> None:
+        if isinstance(line, TaskView) and not line.state.final:
+            return
+        for future in self._forget(line.id):
+            if not future.done():
+                future.set_result(line)
+
+    def _forget(self, task_id: UUID) -> list[asyncio.Future[WaitLine]]:
+        """Take an id out of everything and return its futures; none when nobody awaits it."""
+        watch = self._watched.pop(task_id, None)
+        if watch is None:
+            return []
+        self._fresh.pop(task_id, None)
+        if watch.stream is not None:
+            watch.stream.ids.discard(task_id)
+        return watch.futures
+
+    def _after_fault(self, stream: _Stream, fault: Fault) -> None:
+        now = self._loop.time()
+        self.fault = fault
+        if self._faulty_since is None:
+            self._faulty_since = now
+        if now - self._faulty_since >= self._transport.retry_for:
+            self._faulty_since = None
+            self._fail(stream.ids, self._transport.unavailable("wait for tasks", fault, outcome=_GOES_ON))
+            return
+        self._pause = self._backoff.pause(fault.pause)
+        if stream.ids:
+            log.warning(
+                "wait stream broke, opening another",
+                extra={
+                    "url": self._transport.url,
+                    "tasks": len(stream.ids),
+                    "fault": str(fault),
+                    "pause": round(self._pause, 3),
+                },
+            )
+
+    def _fail(self, task_ids: Iterable[UUID], error: Exception) -> None:
+        for task_id in list(task_ids):
+            for future in self._forget(task_id):
+                if not future.done():
+                    future.set_exception(own_copy(error))
