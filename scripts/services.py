@@ -1,0 +1,135 @@
+"""What is up, installed or installable in; a Postgres and a RabbitMQ that answer out, nothing left behind.
+
+Both are taken from TACOQ_DATABASE_URL and TACOQ_BROKER_URL, else from their default addresses when they
+answer there, else started privately from installed binaries, else (Debian, root) installed first.
+
+    python scripts/services.py run [--private] [-- COMMAND …]
+
+runs COMMAND with both variables set, or, without one, prints both addresses and waits for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, as for those who import us
+
+from scripts.private_servers import (
+    NEEDED,
+    PrivatePostgres,
+    PrivateRabbit,
+    ServiceError,
+    postgres_bin,
+    rabbitmq_bin,
+)
+from scripts.probes import postgres_fault, rabbit_fault
+
+DEFAULT_DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
+DEFAULT_BROKER_URL = "amqp://guest:guest@127.0.0.1:5672/"
+
+
+def _install_missing(binaries: Sequence[str]) -> None:
+    """On Debian as root install what is missing; without starting it, so that only private servers run."""
+    if not binaries or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    packages = [NEEDED[binary][0] for binary in binaries]
+    print(f"installing {' '.join(packages)} …", file=sys.stderr)
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-y", "-q", *packages]):
+        done = subprocess.run(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        if done.returncode:
+            raise ServiceError(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
+
+
+@dataclass(frozen=True)
+class Services:
+    database_url: str
+    broker_url: str
+
+
+@contextlib.contextmanager
+def services(*, private: bool = False, fsync: bool = True) -> Iterator[Services]:
+    """Yield addresses that answer; end what was started for it. `private` passes over those that are up."""
+    database_url = None if private else _up("TACOQ_DATABASE_URL", DEFAULT_DATABASE_URL, postgres_fault)
+    broker_url = None if private else _up("TACOQ_BROKER_URL", DEFAULT_BROKER_URL, rabbit_fault)
+    lacking = [] if database_url or postgres_bin() else ["postgres"]
+    lacking += [] if broker_url or rabbitmq_bin() else ["rabbitmq-server"]
+    _install_missing(lacking)
+    with contextlib.ExitStack() as stack:
+        if database_url is None:
+            postgres = stack.enter_context(contextlib.closing(PrivatePostgres(fsync=fsync)))
+            postgres.start()
+            database_url = postgres.database_url
+        if broker_url is None:
+            rabbit = stack.enter_context(contextlib.closing(PrivateRabbit()))
+            rabbit.start()
+            broker_url = rabbit.broker_url
+        yield Services(database_url, broker_url)
+
+
+def _up(variable: str, default: str, fault_of: Callable[[str], str | None]) -> str | None:
+    """Return the named address, or the default one when it answers. A named one that does not is an error."""
+    named = os.environ.get(variable)
+    fault = fault_of(named or default)
+    if named and fault:
+        raise ServiceError(f"{variable} names a server that cannot be used: {fault}")
+    return None if fault else named or default
+
+
+def _run(command: Sequence[str], env: dict[str, str]) -> int:
+    """Run the command to its end; when we are told to end, tell it so and wait."""
+    with subprocess.Popen(command, env=env) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(usage="services.py run [--private] [-- COMMAND …]")
+    parser.add_argument("action", choices=["run"])
+    parser.add_argument("--private", action="store_true", help="start own servers even when others are up")
+    words = [*sys.argv[1:], "--"]
+    ours, command = words[: words.index("--")], words[words.index("--") + 1 : -1]
+    arguments = parser.parse_args(ours)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        with services(private=arguments.private) as up:
+            urls = {"TACOQ_DATABASE_URL": up.database_url, "TACOQ_BROKER_URL": up.broker_url}
+            if command:
+                return _run(command, os.environ | urls)
+            print("\n".join(f"{name}={url}" for name, url in urls.items()), flush=True)
+            signal.pause()
+    except KeyboardInterrupt:
+        return 130
+    except ServiceError as error:
+        print(f"services: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
