@@ -63,7 +63,7 @@ class Waiters:
         self._tasks.clear()
 
     async def wait(self, ids: Iterable[UUID], timeout: float) -> AsyncIterator[list[Told]]:
-        """Yield tasks as they become final, and ids that no task has, until all are told or `timeout` s passed.
+        """Yield tasks as they become final, and ids that no task has, until all are told or after `timeout` s.
 
         Those final at the call are told even with a timeout of 0. Raises DatabaseUnavailable when the first
         look fails; a later failure costs only time. Close the iterator (`aclosing`) to stop waiting.

@@ -63,9 +63,7 @@ class Sessions:
     def __init__(self) -> None:
         self._live: dict[UUID, SessionState] = {}
         self._silent: OrderedDict[UUID, SessionState] = OrderedDict()  # lease ran out: may come back
-        self._ended: OrderedDict[UUID, None] = (
-            OrderedDict()
-        )  # left, or their process is dead: never come back
+        self._ended: OrderedDict[UUID, None] = OrderedDict()  # left, or their process is dead: never come back
         self._specs: dict[tuple[str, str], KindSpec] = {}
         self._managers: dict[UUID, float] = {}
         self._own: float | None = None
@@ -126,7 +124,7 @@ class Sessions:
         state.last_seen = now
         state.slots = message.slots
         state.held = message.held
-        state.running = frozenset(Fence(*fence) for fence in message.running)
+        state.running = frozenset(message.running)
         state.draining = message.draining
         state.loop_blocked = message.loop_blocked
         state.rss_bytes = message.rss_bytes
@@ -135,7 +133,7 @@ class Sessions:
         changed = joined or relevant != (state.slots, state.draining)
         if changed:
             self._forget_answers()
-        stranger = not state.introduced or state.kinds_hash != message.kinds_hash
+        stranger = joined or not state.introduced or state.kinds_hash != message.kinds_hash
         return Heard(introduce=stranger, joined=joined, changed=changed)
 
     def leave(self, session: UUID) -> SessionState | None:
@@ -193,9 +191,7 @@ class Sessions:
 
     def slots(self, queue: str) -> int:
         """Slots of the queue's live sessions that take work."""
-        return sum(
-            state.slots for state in self._live.values() if state.queue == queue and not state.draining
-        )
+        return sum(state.slots for state in self._live.values() if state.queue == queue and not state.draining)
 
     def known_by_all(self, queue: str, kind: str) -> bool:
         """True when the queue has sessions that take work, and every one of them knows the kind."""

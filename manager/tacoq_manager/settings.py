@@ -40,26 +40,20 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     api_key: SecretStr | None = None  # unset: the API is open to whoever reaches it
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    retention: Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1))] = timedelta(
-        days=30
-    )
+    retention: Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1))] = timedelta(days=30)
 
     @field_validator("database_url")
     @classmethod
     def _one_spelling(cls, url: str) -> str:
         if not _POSTGRES.match(url):
-            raise ValueError(
-                "is not the URL of a Postgres database: give postgresql://user:password@host:5432/name"
-            )
+            raise ValueError("is not the URL of a Postgres database: give postgresql://user:password@host:5432/name")
         return _POSTGRES.sub("postgresql://", url)
 
     @field_validator("broker_url")
     @classmethod
     def _is_amqp(cls, url: str) -> str:
         if not url.startswith(("amqp://", "amqps://")):
-            raise ValueError(
-                "is not the URL of a RabbitMQ virtual host: give amqp://user:password@host:5672/vhost"
-            )
+            raise ValueError("is not the URL of a RabbitMQ virtual host: give amqp://user:password@host:5672/vhost")
         return url
 
     @field_validator("namespace")

@@ -185,7 +185,7 @@ def _revision(connection: Connection) -> str | None:
     return revision
 
 
-class _NoDatabase(Exception):  # noqa: N818 (not a fault: a reason to create it)
+class _NoDatabase(Exception):
     """The server is there, the database is not."""
 
 
@@ -214,7 +214,5 @@ async def _create_database(url: URL) -> None:
             await connection.execute(text(f"CREATE DATABASE {name}"))
         except DBAPIError as error:
             # Somebody else was faster; at the very same time, it is the catalog's unique index that says so.
-            if not isinstance(
-                driver_error(error), (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError)
-            ):
+            if not isinstance(driver_error(error), (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError)):
                 raise

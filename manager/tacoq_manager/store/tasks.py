@@ -171,9 +171,7 @@ def _events(task: TaskView, runs: Sequence[asyncpg.Record]) -> list[TimelineEven
         if run["started_at"] is not None:
             events.append(TimelineEvent(at=run["started_at"], event="started", **about))
         if run["release"] != task.release or not task.state.final:
-            events.append(
-                TimelineEvent(at=run["ended_at"], event=run["outcome"], detail=_why(run["error"]), **about)
-            )
+            events.append(TimelineEvent(at=run["ended_at"], event=run["outcome"], detail=_why(run["error"]), **about))
     ended = {run["release"] for run in runs}
     if task.release not in ended:
         if task.queued_at is not None:

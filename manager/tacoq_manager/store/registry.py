@@ -1,0 +1,156 @@
+"""Registry: sessions, kinds and queues in, rows for people and for the next start out. Beats never come here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import ColumnElement, RowMapping, Table, and_, func, or_, select, update
+from sqlalchemy.dialects.postgresql import Insert, insert
+
+from tacoq_manager.store.engine import Database
+from tacoq_manager.store.faults import database_faults
+from tacoq_manager.store.schema import kinds, queues, workers
+from tacoq_protocol.messages import KindSpec, Register
+
+ENDED_SHOWN: Final = 50
+
+
+class WorkerRow(msgspec.Struct, frozen=True):
+    """A session as it was last written down. `state`: live, left or lost."""
+
+    session: UUID
+    queue: str
+    state: str
+    host: str
+    pid: int
+    slots: int
+    kinds: list[str]
+    version: str
+    started_at: datetime
+    ended_at: datetime | None
+    detail: str | None
+
+
+class KindRow(msgspec.Struct, frozen=True):
+    """A kind of one queue, and when a session last registered it."""
+
+    queue: str
+    spec: KindSpec
+    seen_at: datetime
+
+
+async def register(database: Database, sessions: Sequence[Register]) -> None:
+    """Write down live sessions with their kinds and queues, all in one transaction. Idempotent.
+
+    Raises DatabaseUnavailable.
+    """
+    if not sessions:
+        return
+    rows = {session.session: _worker_values(session) for session in sessions}
+    specs = {(session.queue, spec.name): spec for session in sessions for spec in session.kinds}
+    with database_faults():
+        async with database.engine.begin() as connection:
+            # In the order of keys: managers write the same rows at the same time.
+            values = [rows[id] for id in sorted(rows)]
+            await connection.execute(_upsert(workers, values, keep=("session",)))
+            if specs:
+                values = [_kind_values(queue, specs[queue, name]) for queue, name in sorted(specs)]
+                await connection.execute(_upsert(kinds, values, keep=("queue", "name")))
+            await connection.execute(_add_queues({session.queue for session in sessions}))
+
+
+async def end(database: Database, session: UUID, *, state: str, detail: str | None) -> None:
+    """Write down that a session left or was lost; nothing when it is not known. Raises DatabaseUnavailable."""
+    statement = update(workers).where(workers.c.session == session)
+    with database_faults():
+        async with database.engine.begin() as connection:
+            await connection.execute(statement.values(state=state, ended_at=func.now(), detail=detail))
+
+
+async def end_unheard(database: Database, live: Collection[UUID], detail: str) -> int:
+    """Write down as lost what stands there as live and is none of `live`; return how many."""
+    forgotten = and_(workers.c.state == "live", workers.c.session.not_in(list(live)))
+    statement = update(workers).where(forgotten).values(state="lost", ended_at=func.now(), detail=detail)
+    with database_faults():
+        async with database.engine.begin() as connection:
+            return (await connection.execute(statement)).rowcount
+
+
+async def list_workers(database: Database) -> list[WorkerRow]:
+    """Return the sessions written down as live and the ENDED_SHOWN that ended last, newest start first."""
+    recent = (
+        select(workers.c.session).where(workers.c.ended_at.is_not(None)).order_by(workers.c.ended_at.desc())
+    ).limit(ENDED_SHOWN)
+    wanted = or_(workers.c.state == "live", workers.c.session.in_(recent))
+    rows = await _read(database, workers, wanted, order=(workers.c.started_at.desc(),))
+    return [WorkerRow(**row) for row in rows]
+
+
+async def list_kinds(database: Database) -> list[KindRow]:
+    """Return every kind that was ever registered, by queue and name."""
+    rows = await _read(database, kinds, order=(kinds.c.queue, kinds.c.name))
+    return [KindRow(row["queue"], msgspec.convert(row["spec"], KindSpec), row["seen_at"]) for row in rows]
+
+
+async def load_specs(database: Database) -> dict[tuple[str, str], KindSpec]:
+    """Return the specs of all kinds by (queue, kind), as at the last registration. Raises DatabaseUnavailable."""
+    return {(row.queue, row.spec.name): row.spec for row in await list_kinds(database)}
+
+
+async def list_queues(database: Database) -> dict[str, bool]:
+    """Return the queues that were ever served, and whether each is paused."""
+    return {row["name"]: row["paused"] for row in await _read(database, queues, order=(queues.c.name,))}
+
+
+async def ensure_queues(database: Database, names: Collection[str]) -> None:
+    """Write these queues down, unless they are. Raises DatabaseUnavailable."""
+    if names:
+        with database_faults():
+            async with database.engine.begin() as connection:
+                await connection.execute(_add_queues(names))
+
+
+async def _read(
+    database: Database,
+    table: Table,
+    *conditions: ColumnElement[bool],
+    order: Sequence[ColumnElement[Any]],
+) -> Sequence[RowMapping]:
+    statement = select(table).where(*conditions).order_by(*order)
+    with database_faults():
+        async with database.engine.connect() as connection:
+            return (await connection.execute(statement)).mappings().all()
+
+
+def _add_queues(names: Collection[str]) -> Insert:
+    return insert(queues).values([{"name": name} for name in sorted(names)]).on_conflict_do_nothing()
+
+
+def _upsert(table: Table, values: list[dict[str, Any]], *, keep: Sequence[str]) -> Insert:
+    statement = insert(table).values(values)
+    changed = {name: statement.excluded[name] for name in values[0] if name not in keep}
+    return statement.on_conflict_do_update(index_elements=keep, set_=changed)
+
+
+def _worker_values(session: Register) -> dict[str, Any]:
+    return {
+        "session": session.session,
+        "queue": session.queue,
+        "state": "live",
+        "host": session.host,
+        "pid": session.pid,
+        "slots": session.slots,
+        "kinds": sorted(spec.name for spec in session.kinds),
+        "version": session.version,
+        "started_at": session.started_at,
+        "ended_at": None,
+        "detail": None,
+    }
+
+
+def _kind_values(queue: str, spec: KindSpec) -> dict[str, Any]:
+    return {"queue": queue, "name": spec.name, "spec": msgspec.to_builtins(spec), "seen_at": func.now()}
