@@ -28,9 +28,7 @@ class MemoryHub:
         self._serial = itertools.count(1)
         self._up = True
         self._blocked = False
-        self._late: list[tuple[Sequence[Outgoing], Callable[[bool], None]]] | None = (
-            None  # a list while frozen
-        )
+        self._late: list[tuple[Sequence[Outgoing], Callable[[bool], None]]] | None = None  # a list while frozen
 
     # What a client does.
 
@@ -54,9 +52,7 @@ class MemoryHub:
             for exchange in things.exchanges:
                 known = self._exchanges.setdefault(exchange.name, MemoryExchange(exchange.type))
                 if known.type != exchange.type:
-                    raise ConfigurationError(
-                        f"exchange {exchange.name!r} exists as {known.type}, not {exchange.type}"
-                    )
+                    raise ConfigurationError(f"exchange {exchange.name!r} exists as {known.type}, not {exchange.type}")
             for queue in things.queues:
                 self._declare_queue(queue)
             for binding in things.bindings:

@@ -118,9 +118,7 @@ class MemoryBroker:
                 async with asyncio.timeout(seconds):
                     routed = await confirmed
             except TimeoutError:
-                raise PublishUnconfirmed(
-                    f"{len(messages)} messages were not confirmed in {seconds:g} s"
-                ) from None
+                raise PublishUnconfirmed(f"{len(messages)} messages were not confirmed in {seconds:g} s") from None
         else:
             await asyncio.sleep(0)  # as over a network, others run before the confirm is here
         if not routed:

@@ -1,0 +1,210 @@
+"""A consumer on RabbitMQ: one channel while there is a connection, deliveries called back, acks in bundles."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
+
+from tacoq_protocol.broker import Consumer, Declared
+from tacoq_protocol.brokers.acks import Acks
+from tacoq_protocol.brokers.declare import declare, declare_exclusive, open_channel
+from tacoq_protocol.brokers.faults import LinkLost, Refused, call
+
+log = logging.getLogger("tacoq.broker")
+
+CONSUMER_TAG: Final = "tacoq"  # one consumer a channel: the name need not be told from others
+
+
+class RabbitDelivery:
+    """A delivery of RabbitMQ."""
+
+    __slots__ = ("_session", "_tag", "body", "format", "redelivered")
+
+    def __init__(self, session: Session, message: DeliveredMessage) -> None:
+        self._session = session
+        self._tag: int = message.delivery_tag or 0
+        self.redelivered = bool(message.redelivered)
+        self.format: str = message.header.properties.message_type or ""
+        self.body = message.body
+
+    def ack(self, *, multiple: bool = False) -> None:
+        self._session.ack(self._tag, multiple=multiple)
+
+    def reject(self) -> None:
+        self._session.reject(self._tag)
+
+
+class Session:
+    """A consumer's time on one channel. Acks after it do nothing: the broker gives the messages again."""
+
+    def __init__(self, channel: AbstractChannel, on_delivery: Callable[[RabbitDelivery], None]) -> None:
+        self.channel = channel
+        self.confirmed = False
+        self.accepting = True
+        self._on_delivery = on_delivery
+        self._acks = Acks()
+        self._rejects: list[int] = []
+        self._writing = asyncio.Lock()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def deliver(self, message: DeliveredMessage) -> None:
+        """aiormq makes a task of each; they run in the order of arrival, for nothing here waits."""
+        if not self.accepting:
+            return
+        try:
+            self._on_delivery(RabbitDelivery(self, message))
+        except Exception:
+            # A promise of the port's user is broken. The message stays unacked; the others must not suffer.
+            log.exception("delivery callback failed")
+
+    def ack(self, tag: int, *, multiple: bool) -> None:
+        if self._acks.ack(tag, multiple=multiple):
+            self._write_soon()
+
+    def reject(self, tag: int) -> None:
+        if self._acks.reject(tag):
+            self._rejects.append(tag)
+            self._write_soon()
+
+    async def flush(self) -> None:
+        """Send all acks and rejects so far; what is sent after this returns comes after them."""
+        async with self._writing:
+            rejects, self._rejects = self._rejects, []
+            try:
+                for tag in rejects:  # first: an ack of all up to some tag would take them with it
+                    await self.channel.basic_reject(tag, requeue=False, wait=False)
+                for tag, multiple in self._acks.take():
+                    await self.channel.basic_ack(tag, multiple, wait=False)
+            except RuntimeError:
+                pass  # the channel is closed: the broker gives the messages again
+
+    def _write_soon(self) -> None:
+        # A task that has not taken them yet sends these as well: one task for the acks of a turn of the loop.
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        while self._rejects or self._acks.any:
+            await self.flush()
+
+
+class RabbitConsuming:
+    """A consumer that its broker's link opens on every connection, until it is stopped.
+
+    `poke` asks the link to open it again; `redeclare` says that its queue may be missing; `forget` ends the
+    interest in it.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        *,
+        poke: Callable[[], None],
+        redeclare: Callable[[], None],
+        forget: Callable[[RabbitConsuming], None],
+    ) -> None:
+        self._consumer = consumer
+        self._poke = poke
+        self._redeclare = redeclare
+        self._forget = forget
+        self._session: Session | None = None
+        self._stopped = False
+        self._turn = asyncio.Lock()  # opening, stopping and closing take turns
+
+    @property
+    def active(self) -> bool:
+        session = self._session
+        return session is not None and session.confirmed and not session.channel.is_closed and not self._stopped
+
+    async def open(self, connection: AbstractConnection) -> None:
+        """Consume on this connection, if it does not already. Raises Refused, LinkLost or ConfigurationError."""
+        async with self._turn:
+            if self._stopped or self._session is not None:
+                return
+            queue = self._consumer.queue
+            if not queue.exclusive:
+                await declare(connection, Declared(queues=[queue]))
+            channel = await open_channel(connection)
+            await self._open(channel)
+
+    async def _open(self, channel: AbstractChannel) -> None:
+        wanted = self._consumer
+        name = wanted.queue.name
+        if wanted.queue.exclusive:
+            name = await declare_exclusive(channel, wanted.queue, wanted.bindings)
+        await call(channel.basic_qos(prefetch_count=wanted.prefetch))
+        session = Session(channel, wanted.on_delivery)
+        channel.on_consumer_cancel_callbacks.add(lambda _: self._cancelled(session))
+        self._session = session
+        try:
+            await call(channel.basic_consume(name, session.deliver, consumer_tag=CONSUMER_TAG))
+        except BaseException:
+            self._session = None  # it never was: nothing to be told as lost
+            raise
+        session.confirmed = True
+        channel.closing.add_done_callback(lambda _: self._lost(session))
+
+    async def stop(self) -> None:
+        async with self._turn:
+            if self._stopped:
+                return
+            self._stopped = True
+            session = self._session
+            if session is None:
+                self._forget(self)
+                return
+            try:
+                await session.flush()
+                await call(session.channel.basic_cancel(CONSUMER_TAG))
+            except (LinkLost, Refused):
+                pass  # the channel is gone, and with it the consumer
+            session.accepting = False
+
+    async def close(self) -> None:
+        async with self._turn:
+            self._stopped = True
+            self._forget(self)
+            session, self._session = self._session, None
+            if session is not None:
+                await self._end(session)
+
+    async def end(self) -> None:
+        """The broker stops for good: send what is acked, hear nothing more."""
+        self._stopped = True
+        session, self._session = self._session, None
+        if session is not None:
+            session.accepting = False
+            await session.flush()
+
+    async def _end(self, session: Session) -> None:
+        session.accepting = False
+        try:
+            await session.flush()
+            await call(session.channel.close())
+        except (LinkLost, Refused):
+            pass  # gone already: the broker has given back what was not acked
+
+    async def _cancelled(self, session: Session) -> None:
+        """The broker ended the consumer, its queue was deleted say: the channel has no more use."""
+        log.warning("consumer cancelled by the broker", extra={"queue": self._consumer.queue.name})
+        self._redeclare()
+        self._lost(session)
+        session.accepting = False
+        asyncio.get_running_loop().create_task(self._end(session))
+
+    def _lost(self, session: Session) -> None:
+        if session is not self._session:
+            return
+        self._session = None
+        if self._stopped:
+            self._forget(self)
+        self._poke()
+        if self._consumer.on_lost is not None:
+            try:
+                self._consumer.on_lost()
+            except Exception:
+                log.exception("loss callback failed", extra={"queue": self._consumer.queue.name})

@@ -1,0 +1,206 @@
+"""The broker port on RabbitMQ: two supervised connections, one to declare and consume, one to publish.
+
+They are two because an alarm makes the broker stop reading from connections that publish: acks, cancels and
+declares must still get through. The state is open when both are ready: what was declared exists when one publishes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from aiormq.abc import AbstractConnection
+from aiormq.channel import Channel
+from aiormq.exceptions import PublishError
+from pamqp.commands import Basic
+
+from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing
+from tacoq_protocol.brokers.consuming import RabbitConsuming
+from tacoq_protocol.brokers.declare import count_ready, declare, open_channel
+from tacoq_protocol.brokers.faults import LinkLost, Refused
+from tacoq_protocol.brokers.supervisor import Link, is_blocked
+from tacoq_protocol.brokers.wanted import Wanted
+from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed, Unroutable
+
+log = logging.getLogger("tacoq.broker")
+
+
+class RabbitBroker:
+    """Client of RabbitMQ for the loop it is started on. `name` is shown in RabbitMQ's own pages."""
+
+    def __init__(self, url: str, name: str = "tacoq") -> None:
+        self.name = name
+        self._consume = Link(url, f"{name} consume", self._prepare_consume, self._refresh)
+        self._publish = Link(url, f"{name} publish", self._prepare_publish, self._refresh)
+        self._publisher: Channel | None = None
+        self._wanted = Wanted()
+        self._declared_on: AbstractConnection | None = None
+        self._declaring = asyncio.Lock()
+        self._consuming: list[RabbitConsuming] = []
+        self._state = LinkState.CLOSED
+        self._state_changed = asyncio.Event()
+        self._callbacks: list[Callable[[LinkState], None]] = []
+
+    async def start(self) -> None:
+        self._consume.start()
+        self._publish.start()
+
+    async def wait_open(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while self._state is not LinkState.OPEN:
+                    self._state_changed.clear()
+                    await self._state_changed.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(f"broker not open after {seconds:g} s: {self._fault()}") from None
+
+    async def stop(self) -> None:
+        consuming, self._consuming = self._consuming, []
+        for each in consuming:
+            await each.end()
+        await asyncio.gather(self._consume.stop(), self._publish.stop())
+
+    @property
+    def state(self) -> LinkState:
+        return self._state
+
+    def on_state(self, callback: Callable[[LinkState], None]) -> None:
+        self._callbacks.append(callback)
+
+    async def declare(self, things: Declared) -> None:
+        self._wanted.add(things)
+        connection = self._consume.connection
+        if connection is None or not self._consume.ready:
+            return
+        try:
+            async with self._declaring:
+                await declare(connection, things)
+        except (LinkLost, Refused) as error:
+            # Lost on the way: all is declared after the next connect.
+            log.info("declared after the next connect", extra={"link": self.name, "reason": str(error)})
+        except ConfigurationError as error:
+            self._consume.refuse(str(error))
+            raise
+
+    async def consume(self, consumer: Consumer) -> Consuming:
+        poke = self._consume.poke
+        consuming = RabbitConsuming(consumer, poke=poke, redeclare=self._redeclare, forget=self._forget)
+        self._consuming.append(consuming)
+        connection = self._consume.connection
+        if connection is not None and self._consume.ready and not await self._open(consuming, connection):
+            poke()
+        return consuming
+
+    async def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> None:
+        channel = self._sending_channel()
+        sent = [_send(channel, message) for message in messages]
+        try:
+            async with asyncio.timeout(seconds):
+                answers = await asyncio.gather(*sent, return_exceptions=True)
+        except TimeoutError:
+            raise PublishUnconfirmed(f"not all of {len(sent)} messages were confirmed in {seconds:g} s") from None
+        faults = [answer for answer in answers if isinstance(answer, BaseException)]
+        if not faults:
+            return
+        returned = [fault for fault in faults if isinstance(fault, PublishError)]
+        if len(returned) < len(faults):
+            other = next(fault for fault in faults if not isinstance(fault, PublishError))
+            raise PublishUnconfirmed(f"{len(faults)} of {len(sent)} messages were not confirmed: {other!r}") from other
+        raise Unroutable(
+            f"{len(returned)} of {len(sent)} messages had no queue, one with {returned[0]}: declare and bind it first"
+        )
+
+    async def message_count(self, queue: str) -> int | None:
+        connection = self._consume.connection
+        if connection is None or not self._consume.ready:
+            raise BrokerUnavailable(f"broker is not connected: {self._consume.fault}")
+        try:
+            return await count_ready(connection, queue)
+        except (LinkLost, Refused) as error:
+            raise BrokerUnavailable(f"broker was lost: {error}") from error
+
+    def _sending_channel(self) -> Channel:
+        """The channel to publish on. Raises BrokerUnavailable when the link is not open."""
+        channel, connection = self._publisher, self._publish.connection
+        if self._state is LinkState.OPEN and channel is not None and connection is not None:
+            late = channel.is_closed or is_blocked(connection)  # and our state has not followed yet
+            if not late:
+                return channel
+        raise BrokerUnavailable(f"broker takes no messages now: {self._fault()}; nothing was sent")
+
+    async def _prepare_consume(self, connection: AbstractConnection) -> bool:
+        """Declare what was not declared on this connection, open the consumers that are not open."""
+        if self._declared_on is not connection:
+            async with self._declaring:
+                self._declared_on = connection
+                await declare(connection, self._wanted.all())
+        return all([await self._open(consuming, connection) for consuming in list(self._consuming)])
+
+    async def _open(self, consuming: RabbitConsuming, connection: AbstractConnection) -> bool:
+        try:
+            await consuming.open(connection)
+        except (LinkLost, Refused, ConfigurationError) as error:
+            if not connection.is_closed:
+                log.warning("consumer not opened", extra={"link": self.name, "reason": str(error)})
+                self._redeclare()
+            return False
+        return True
+
+    async def _prepare_publish(self, connection: AbstractConnection) -> bool:
+        """Open the channel that publishes, if it is not open."""
+        if self._publisher is None or self._publisher.is_closed:
+            channel = await open_channel(connection, confirms=True)
+            assert isinstance(channel, Channel)
+            channel.closing.add_done_callback(lambda _: self._publisher_closed(channel))
+            self._publisher = channel
+        return True
+
+    def _publisher_closed(self, channel: Channel) -> None:
+        if channel is self._publisher:
+            self._publisher = None
+            self._publish.fault = "the publishing channel was closed"
+            self._refresh()
+            self._publish.poke()
+
+    def _redeclare(self) -> None:
+        self._declared_on = None
+
+    def _forget(self, consuming: RabbitConsuming) -> None:
+        if consuming in self._consuming:
+            self._consuming.remove(consuming)
+
+    def _fault(self) -> str:
+        if self._state is LinkState.BLOCKED:
+            return "it is short of memory or disk"
+        return self._publish.fault if self._consume.ready else self._consume.fault
+
+    def _refresh(self) -> None:
+        """Work out the state; tell it when it changed."""
+        if not self._consume.ready or not self._publish.ready or self._publisher is None:
+            state = LinkState.CLOSED
+        else:
+            state = LinkState.BLOCKED if self._publish.blocked else LinkState.OPEN
+        if state is self._state:
+            return
+        self._state = state
+        self._state_changed.set()
+        for callback in self._callbacks:
+            try:
+                callback(state)
+            except Exception:
+                log.exception("state callback failed", extra={"link": self.name, "state": state})
+
+
+def _send(channel: Channel, message: Outgoing) -> asyncio.Task[object]:
+    properties = Basic.Properties(message_type=message.format, delivery_mode=2 if message.persistent else 1)
+    return asyncio.create_task(
+        channel.basic_publish(
+            message.body,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            properties=properties,
+            mandatory=message.mandatory,
+            wait=False,
+        )
+    )

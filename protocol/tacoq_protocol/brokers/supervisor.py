@@ -1,0 +1,226 @@
+"""Keeps one connection alive: a way to prepare it in, a task that owns it and dials, watches and dials again out.
+
+A link is ready while it is connected and prepared. What can break by itself, a channel or a consumer, pokes the
+link: its owner then prepares again, which puts back what is missing. Nobody else connects; only `stop` ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import aio_pika
+from aio_pika.connection import make_url
+from aiormq.abc import AbstractConnection
+from aiormq.exceptions import AMQPError
+from yarl import URL
+
+from tacoq_protocol.brokers.faults import LinkLost, Refused
+from tacoq_protocol.errors import ConfigurationError
+
+log = logging.getLogger("tacoq.broker")
+
+# aiormq takes a peer for dead after three heartbeats and three seconds without a byte: 15 s.
+HEARTBEAT_SECONDS: Final = 4
+DIAL_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 3.0
+FIRST_BACKOFF: Final = 0.05
+MAX_BACKOFF: Final = 2.0
+BLOCKED_POLL_SECONDS: Final = 0.1
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubled each time, the upper half of it at random."""
+    whole = min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(failures, 10))
+    return random.uniform(whole / 2, whole)
+
+
+class Link:
+    """One supervised connection. `prepare` makes what must exist on it; it is called again after every poke.
+
+    `prepare` returns False when something is still missing that another try may mend. When it raises, the
+    connection is of no use: it is closed and dialled anew. `on_change` follows every change of what one sees here.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        prepare: Callable[[AbstractConnection], Awaitable[bool]],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.fault = "it was not started"
+        self.connection: AbstractConnection | None = None
+        self.ready = False
+        self.blocked = False
+        self._url = url
+        self._prepare = prepare
+        self._on_change = on_change
+        self._poked = asyncio.Event()
+        self._owner: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._told = ""
+        self._refused = ""
+
+    def start(self) -> None:
+        if self._owner is None:
+            self.fault = "it has not connected yet"
+            self._owner = asyncio.create_task(self._own(), name=f"broker link {self.name}")
+
+    async def stop(self) -> None:
+        """End the owner and the connection. Idempotent."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.cancel()
+            await asyncio.wait([owner])
+        self._down("it was stopped")
+
+    def poke(self) -> None:
+        """Have the owner prepare again soon."""
+        self._poked.set()
+
+    def refuse(self, reason: str) -> None:
+        """Declare the connection of no use: it is dialled anew."""
+        self._refused = reason
+        self.poke()
+
+    async def _own(self) -> None:
+        while True:
+            try:
+                await self._live()
+            except (LinkLost, Refused, ConfigurationError) as error:
+                self._complain(error)
+            except Exception as error:
+                # Not one of the faults we know. To go deaf for good would be worse than to try again.
+                log.exception("broker link failed", extra={"link": self.name})
+                self._complain(error)
+            await asyncio.sleep(backoff(self._failures))
+            self._failures += 1
+
+    async def _live(self) -> None:
+        """One connection, from dial to loss. Always raises."""
+        outer = await self._dial()
+        watcher: asyncio.Task[None] | None = None
+        try:
+            assert outer.transport is not None
+            connection = outer.transport.connection
+            connection.closing.add_done_callback(lambda _: self.poke())
+            self.connection, self._refused = connection, ""
+            watcher = asyncio.create_task(self._watch(connection), name=f"broker alarm watch {self.name}")
+            while not connection.is_closed and not self._refused:
+                self._poked.clear()
+                complete = await self._prepare(connection)
+                self._up()
+                await self._wait(None if complete else backoff(self._failures))
+                self._failures = 0 if complete else self._failures + 1
+            raise ConfigurationError(self._refused) if self._refused else LinkLost(why_closed(connection))
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+            self._down("it is being closed")
+            await _close(outer)
+
+    async def _dial(self) -> aio_pika.Connection:
+        try:
+            url = make_url(self._url)
+            url = url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_SECONDS)
+            connection = aio_pika.Connection(url, client_properties={"connection_name": self.name})
+        except ValueError as error:
+            raise ConfigurationError("the broker URL must look like amqp://user:password@host:5672/vhost") from error
+        try:
+            async with asyncio.timeout(DIAL_SECONDS):
+                await connection.connect()
+        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            await _close(connection)
+            raise LinkLost(f"cannot connect to {shown(url)}: {type(error).__name__}: {error}") from error
+        except BaseException:
+            await _close(connection)
+            raise
+        return connection
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Return when poked (the end of the connection pokes), or after `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._poked.wait()
+        except TimeoutError:
+            pass  # time to try again
+
+    async def _watch(self, connection: AbstractConnection) -> None:
+        """Keep `blocked` true to the broker's alarms: aiormq has no callback for them."""
+        while True:
+            if is_blocked(connection):
+                self._set_blocked(True)
+                await connection.ready()
+                self._set_blocked(False)
+            await asyncio.sleep(BLOCKED_POLL_SECONDS)
+
+    def _set_blocked(self, blocked: bool) -> None:
+        self.blocked = blocked
+        log.warning("broker blocks publishing" if blocked else "broker takes messages again", extra={"link": self.name})
+        self._on_change()
+
+    def _up(self) -> None:
+        if not self.ready:
+            self.ready = True
+            self._told = ""
+            log.info("broker link open", extra={"link": self.name})
+        self._on_change()
+
+    def _down(self, fault: str) -> None:
+        self.fault = fault
+        self.connection = None
+        self.ready = self.blocked = False
+        self._on_change()
+
+    def _complain(self, error: Exception) -> None:
+        """Log a fault once, not at each of the attempts that end in it."""
+        self.fault = str(error) or type(error).__name__
+        if self.fault != self._told:
+            self._told = self.fault
+            level = logging.ERROR if isinstance(error, ConfigurationError) else logging.WARNING
+            log.log(level, "broker link down", extra={"link": self.name, "reason": self.fault})
+
+
+def is_blocked(connection: AbstractConnection) -> bool:
+    """True while the broker has told this connection that it takes no messages.
+
+    `ready()` returns at once when it is not so; one step of it, then, tells.
+    """
+    ready = connection.ready()
+    try:
+        ready.send(None)
+    except StopIteration:
+        return False
+    finally:
+        ready.close()
+    return True
+
+
+def why_closed(connection: AbstractConnection) -> str:
+    """What aiormq knows of the end of a connection."""
+    closing = connection.closing
+    if not closing.done() or closing.cancelled():
+        return "the connection was closed"
+    error = closing.exception()
+    if error is None or isinstance(error, asyncio.CancelledError):
+        return "the connection was closed, or silent for too long"
+    return f"{type(error).__name__}: {error}"
+
+
+def shown(url: URL) -> str:
+    """A broker URL without what must not be seen."""
+    return str(url.with_user(None).with_query(None))
+
+
+async def _close(connection: aio_pika.Connection) -> None:
+    """Close within a few seconds; on a silent link aiormq itself gives up later."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await connection.close()
+    except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
+        log.info("broker connection not closed properly", extra={"reason": repr(error)})
