@@ -34,11 +34,11 @@ from tacoq_worker.context import Context
 _SHOWN_ERRORS = 5
 
 
-class InvalidPayload(Exception):  # noqa: N818 (its name is what people read in the task's error)
+class InvalidPayload(Exception):
     """The payload does not fit the handler; the text names the place, as in `$.mail.to[0]`."""
 
 
-class InvalidResult(Exception):  # noqa: N818
+class InvalidResult(Exception):
     """The handler's return value cannot be written as the JSON of its return type, or is too large."""
 
 

@@ -188,6 +188,7 @@ def failed(run: Run, error: ErrorInfo, *, retryable: bool = True, delay: float |
         error=error,
         retryable=retryable,
         delay=delay,
+        kind=release.kind,
     )
 
 

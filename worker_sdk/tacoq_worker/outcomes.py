@@ -5,7 +5,7 @@ from __future__ import annotations
 from tacoq_protocol.durations import Duration, parse_duration
 
 
-class Verdict(Exception):  # noqa: N818 (not an error: the handler's decision)
+class Verdict(Exception):
     """Root of the four. They are exceptions so that they pass through the handler's own calls."""
 
 

@@ -41,7 +41,7 @@ class Session:
         id: UUID | None = None,
         pace: Pace | None = None,
     ) -> None:
-        """`grace` (seconds) is for a drain that a manager asks for. Raises ConfigurationError without handlers."""
+        """`grace` (seconds) is that of `begin_drain`. Raises ConfigurationError when the worker has no handlers."""
         if not len(worker.registry):
             raise ConfigurationError(f"{worker!r} has no handlers: decorate a function with @worker.task")
         self.id = id or uuid4()
@@ -98,7 +98,7 @@ class Session:
             self._intake,
             session=self.id,
             queue=worker.queue,
-            drain=self._drain_on_request,
+            drain=self.begin_drain,
             introduce=self._heartbeat.introduce,
         )
 
@@ -145,7 +145,8 @@ class Session:
         assert self._ending is not None, "it has ended"
         return self._ending.result() if self._ending.done() else await self._ending
 
-    def _drain_on_request(self) -> None:
+    def begin_drain(self) -> None:
+        """Begin to drain with the session's own grace time; `ended` tells when it is over. On the session's loop."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._drain(self._grace), name="tacoq-drain")
 

@@ -1,0 +1,40 @@
+"""`tacoq worker`: the command line in, a supervisor and its session processes running."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import click
+
+from tacoq_worker.settings import load_settings
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:OBJECT")
+@click.option("--processes", type=click.IntRange(1, 1000), default=1, show_default=True, help="Session processes.")
+@click.option("--reload", is_flag=True, help="Replace them when a .py file under this folder changes.")
+def worker(target: str, processes: int, reload: bool) -> None:
+    """Run the Worker that MODULE:OBJECT names, as in hello:worker.
+
+    SIGTERM or Ctrl-C drains: nothing more is taken, and what runs may end within TACOQ_SHUTDOWN_GRACE (30 s).
+    A second one kills. TACOQ_BROKER_URL and TACOQ_NAMESPACE say where the work comes from.
+    """
+    sys.exit(asyncio.run(_supervise(target, processes=processes, reload=reload)))
+
+
+async def _supervise(target: str, *, processes: int, reload: bool) -> int:
+    from tacoq_protocol.brokers.rabbitmq import RabbitBroker
+    from tacoq_protocol.logs import configure_logging
+    from tacoq_worker.supervise import Supervisor
+
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    supervisor = Supervisor(
+        target,
+        processes=processes,
+        broker=RabbitBroker(settings.broker_url, "tacoq supervisor"),
+        topology=settings.topology,
+        grace=settings.shutdown_grace.total_seconds(),
+    )
+    return await supervisor.run(reload=reload)

@@ -1,0 +1,97 @@
+"""One session process: loads a worker, tells its supervisor, and on its word runs one session to the end.
+
+`python -m tacoq_worker.process MODULE:OBJECT SESSION FD`. On the socket FD it writes one line of JSON,
+{"queue": …} or {"error": …}, and waits for the line `go`. SIGTERM drains. So does the end of the socket: the
+supervisor is dead, and its processes must not outlive it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from tacoq_protocol.brokers.rabbitmq import RabbitBroker
+from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.logs import configure_logging
+from tacoq_worker.loading import load_worker
+from tacoq_worker.session import Session
+from tacoq_worker.settings import WorkerSettings, load_settings
+from tacoq_worker.worker import Worker
+
+log = logging.getLogger("tacoq.worker")
+
+EXIT_NOT_LOADED = 2
+EXIT_LEFT_BEHIND = 3  # a thread did not stop, or the last reports were not confirmed
+EXIT_ORPHANED = 4
+SECONDS_AFTER_GRACE = 20.0  # to cancel, report and leave
+
+
+def main(target: str, session: str, fd: str) -> int:
+    """Run to the end; return the exit code: 0 only when nothing was left behind."""
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the supervisor's, which drains us
+    supervisor = socket.socket(fileno=int(fd))
+    supervisor.set_inheritable(False)
+    try:
+        worker = load_worker(target)
+    except ConfigurationError as error:
+        _tell(supervisor, error=str(error))
+        return EXIT_NOT_LOADED
+    _tell(supervisor, queue=worker.queue)
+    if supervisor.recv(16) != b"go\n":
+        return 0
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        left = runner.run(_run(worker, settings, UUID(session), supervisor))
+        if not left:
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(EXIT_LEFT_BEHIND)  # the interpreter would wait for the thread
+    return 0
+
+
+async def _run(worker: Worker, settings: WorkerSettings, id: UUID, supervisor: socket.socket) -> bool:
+    grace = settings.shutdown_grace.total_seconds()
+    session = Session(
+        worker, lambda name: RabbitBroker(settings.broker_url, name), settings.topology, grace=grace, id=id
+    )
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, session.begin_drain)
+    end = lambda: loop.call_soon_threadsafe(session.begin_drain)  # noqa: E731
+    threading.Thread(target=_outlive_nobody, args=(supervisor, end, grace), daemon=True).start()
+    await session.start()
+    return await session.ended()
+
+
+def _outlive_nobody(supervisor: socket.socket, end: Callable[[], object], grace: float) -> None:
+    while supervisor.recv(16):
+        pass
+    log.error("the supervisor is gone: draining")
+    end()
+    time.sleep(grace + SECONDS_AFTER_GRACE)
+    os._exit(EXIT_ORPHANED)
+
+
+def _tell(supervisor: socket.socket, **answer: str) -> None:
+    supervisor.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
