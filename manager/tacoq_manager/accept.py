@@ -44,7 +44,10 @@ class _Request:
 
 
 class Accepter:
-    """Validates, commits in groups, and tells `on_lanes` which lanes got work and `on_due` when more comes due."""
+    """Validates, commits in groups, and tells the other stages what there is to do.
+
+    `on_lanes`: these lanes got work. `on_due`, `on_deadline`: in so many seconds a task comes due, or expires.
+    """
 
     def __init__(
         self,
@@ -54,27 +57,29 @@ class Accepter:
         *,
         on_lanes: Callable[[set[Lane]], None],
         on_due: Callable[[float], None],
+        on_deadline: Callable[[float], None],
     ) -> None:
         self._connection = connection
         self._sessions = sessions
         self._metrics = metrics
         self._on_lanes = on_lanes
         self._on_due = on_due
+        self._on_deadline = on_deadline
         self._waiting: deque[_Request] = deque()
         self._arrived = asyncio.Event()
 
     async def accept(self, tasks: Sequence[NewTask]) -> list[Accepted]:
         """Store all of `tasks` or none; durable when it returns. Idempotent by id, also after a task has ended.
 
-        Raises InvalidTask or TaskConflict naming the task by its index, and DatabaseUnavailable (the caller may send the
-        same again). A caller that is cancelled does not take the tasks back.
+        Raises InvalidTask or TaskConflict naming the task by its index, and DatabaseUnavailable (the caller may send
+        the same again). A caller that is cancelled does not take the tasks back.
         """
         now = datetime.now(UTC)
         rows = [self._row(task, index, now) for index, task in enumerate(tasks)]
         _refuse_repeated(rows)
-        return await self.store(rows)
+        return await self.commit(rows)
 
-    async def store(self, rows: list[store.Row]) -> list[Accepted]:
+    async def commit(self, rows: list[store.Row]) -> list[Accepted]:
         """Store validated rows as one request of the next group."""
         request = _Request(rows)
         self._waiting.append(request)
@@ -128,7 +133,9 @@ class Accepter:
         return len(group)
 
     def _next_group(self) -> list[_Request]:
-        """Take what waits, up to a size; an id that comes twice waits for the next group, to be compared with the first."""
+        """Take what waits, up to a size; an id that comes twice waits for the next group, to be compared with
+        the first.
+        """
         group: list[_Request] = []
         ids: set[UUID] = set()
         tasks = 0
@@ -157,7 +164,9 @@ class Accepter:
         except asyncpg.PostgresError as error:
             if len(group) == 1:
                 raise _refused(group[0], error) from error
-            log.warning("a request is refused by Postgres; its group is committed one by one", extra={"error": str(error)})
+            log.warning(
+                "a request is refused by Postgres; its group is committed one by one", extra={"error": str(error)}
+            )
             for request in group:
                 await self._commit_alone(request)
             return
@@ -190,10 +199,15 @@ class Accepter:
             if state is TaskState.PENDING:
                 lanes.add(Lane(row.queue, row.kind, ""))
             elif state is TaskState.SCHEDULED:
-                at = row.run_at
-                self._on_due(row.delay or 0.0 if at is None else (at - datetime.now(UTC)).total_seconds())
+                self._on_due(_seconds_until(row.run_at, row.delay))
+            if row.expires_in is not None or row.expires_at is not None:
+                self._on_deadline(_seconds_until(row.expires_at, row.expires_in))
         if lanes:
             self._on_lanes(lanes)
+
+
+def _seconds_until(at: datetime | None, delay: float | None) -> float:
+    return (at - datetime.now(UTC)).total_seconds() if at is not None else delay or 0.0
 
 
 def _problem(task: NewTask, payload: bytes, now: datetime) -> str | None:

@@ -1,9 +1,9 @@
 """Credit: what the live workers of a queue can take now, less what is already released. Pure but for its counters.
 
-A slot that ends a run waits for its next one as long as a report takes to come here and a release to go back. So that it
-need not wait, short kinds are released beyond the free slots: as much expected work as all slots do in that time. Long
-kinds, and those whose run time is unknown, are released against free slots only: what stands in Postgres can still go to
-whichever worker is free first.
+A slot that ends a run waits for its next one as long as a report takes to come here and a release to go back. So that
+it need not wait, short kinds are released beyond the free slots: as much expected work as all slots do in that time.
+Long kinds, and those whose run time is unknown, are released against free slots only: what stands in Postgres can still
+go to whichever worker is free first.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Credit:
         if self._probe is None or now - self._probe[1] > LATENCY_WINDOW:
             self._probe = (fence, now)
 
-    def sample(self, task_id: UUID, release: int, seconds: float, now: float) -> None:
+    def sample(self, task_id: UUID, release: int | None, seconds: float, now: float) -> None:
         """A run of `seconds` was reported; when it is the probe, the rest of its time was the way."""
         if self._probe is not None and self._probe[0] == (task_id, release):
             self._latencies.append((now, max(0.0, now - self._probe[1] - seconds)))

@@ -1,8 +1,8 @@
 """Dispatch: lanes and credit in, released tasks out: claimed in Postgres, published to RabbitMQ, confirmed.
 
-Between the claim's commit and the publish nothing is lost by a crash: the rows are `queued` and nobody holds them, which
-is what the rescue looks for. A publish that is not confirmed is given back at once; should the broker have it all the
-same, the two releases have different numbers, and only one outcome counts.
+Between the claim's commit and the publish nothing is lost by a crash: the rows are `queued` and nobody holds them,
+which is what the rescue looks for. A publish that is not confirmed is given back at once; should the broker have it all
+the same, the two releases have different numbers, and only one outcome counts.
 """
 
 from __future__ import annotations
@@ -163,9 +163,7 @@ class Dispatcher:
 
     async def _give_back(self, queue: str, claimed: Sequence[Claimed]) -> None:
         """Make them pending again. When Postgres is away too, the rescue finds them."""
-        applied = await settle.apply(
-            self._database.settle, [give_back(item.release.fence) for item in claimed]
-        )
+        applied = await settle.apply(self._database.settle, [give_back(item.release.fence) for item in claimed])
         self._credit.ended(queue, len(applied))
         self._lanes.note({item.lane for item in claimed})
 

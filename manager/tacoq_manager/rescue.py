@@ -17,7 +17,6 @@ from tacoq_manager.presence import Presence
 from tacoq_manager.sessions import LEASE_SECONDS, Sessions
 from tacoq_manager.settle import Settler
 from tacoq_manager.store import rescue as store
-from tacoq_manager.store.claim import in_flight
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.store.rescue import Doubtful
 from tacoq_manager.transitions import lose
@@ -58,7 +57,9 @@ class Rescuer:
         self._redelivered: dict[Fence, float] = {}
 
     def redelivered(self, fence: Fence) -> None:
-        """A session took the message of `fence` off the broker without running it: its first holder may still run it."""
+        """A session took the message of `fence` off the broker without running it: its first holder may still
+        run it.
+        """
         self._redelivered[fence] = time.monotonic()
 
     async def session_lost(self, session: UUID, queue: str, detail: str) -> int:
@@ -70,8 +71,6 @@ class Rescuer:
         steady = self._sessions.steady_since
         if self._leader.epoch is None or steady is None or time.monotonic() - steady < LEASE_SECONDS:
             return 0  # who has not been heard since presence works again may still be there
-        before = self._credit.by_queue()
-        self._credit.recount(await in_flight(self._connection), before)
         if not self._credit.total():
             self._redelivered.clear()
             return 0

@@ -53,5 +53,5 @@ async def resubmit(accepter: Accepter, connection: HotConnection, task_id: UUID)
         traceparent=old["traceparent"],
         tracestate=old["tracestate"],
     )
-    (accepted,) = await accepter.store([row])
+    (accepted,) = await accepter.commit([row])
     return accepted

@@ -117,7 +117,9 @@ class Settler:
             try:
                 message = decode_reports(delivery.format, delivery.body)
             except DecodeError as error:
-                log.error("a message of reports cannot be read; it goes to the dead letters", extra={"error": str(error)})
+                log.error(
+                    "a message of reports cannot be read; it goes to the dead letters", extra={"error": str(error)}
+                )
                 self._metrics.dead()
                 delivery.reject()
                 continue
@@ -127,7 +129,9 @@ class Settler:
         return deliveries, reports
 
     def _transitions(self, messages: Sequence[Reports]) -> list[Transition]:
-        """One transition per report; of an outcome reported twice only the first, of a start before its outcome none."""
+        """One transition per report; of an outcome reported twice only the first, of a start before its outcome
+        none.
+        """
         outcomes: dict[Fence, Transition] = {}
         starts: dict[Fence, Transition] = {}
         for message in messages:

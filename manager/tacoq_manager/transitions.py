@@ -13,15 +13,14 @@
     hand_back         pending, queued, running      pending
     stop              pending, queued, running      cancelled
     run_out           pending, queued, running      expired                              the worker saw the deadline
-    refuse            pending, queued, running      failed                               Postgres does not take the report
-    cancel            scheduled, pending            cancelled
-    request_cancel    queued, running               unchanged, cancel_requested
-    expire            scheduled, pending            expired
+    refuse            pending, queued, running      failed                               Postgres does not take the
+    report cancel            scheduled, pending            cancelled request_cancel    queued, running
+    unchanged, cancel_requested expire            scheduled, pending            expired
 
-A move for a run matches its fence: the release must be the task's latest and still open. Reports close it, by raising the
-number, so that a second one is stale. `give_back` and `lose` leave it open: a task that came back to pending may still
-get the outcome of the run that was thought lost, until it is claimed again; this is why reports start from pending, too.
-A requested cancel beats every return to scheduled or pending.
+A move for a run matches its fence: the release must be the task's latest and still open. Reports close it, by raising
+the number, so that a second one is stale. `give_back` and `lose` leave it open: a task that came back to pending may
+still get the outcome of the run that was thought lost, until it is claimed again; this is why reports start from
+pending, too. A requested cancel beats every return to scheduled or pending.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ _WAITING: Final = frozenset({SCHEDULED, PENDING})
 class Transition:
     """One move, as data for one set-based statement.
 
-    `release` None: a move that is not for a run, whatever the release. `to` None: the state stays. `outcome` is the word
-    for the attempts table; None when no run ended. `attempt_limit` is the kind's; the task's own goes before it.
+    `release` None: a move that is not for a run, whatever the release. `to` None: the state stays. `outcome` is the
+    word for the attempts table; None when no run ended. `attempt_limit` is the kind's; the task's own goes before it.
     """
 
     move: str
@@ -190,7 +189,10 @@ def give_back(fence: Fence) -> Transition:
 
 
 def lose(fence: Fence, *, started: bool, session: UUID | None, spec: KindSpec, detail: str) -> Transition:
-    """The holder or the message of a release is lost. Only a start that was reported costs an attempt and counts as a crash."""
+    """The holder or the message of a release is lost.
+
+    Only a start that was reported costs an attempt and counts as a crash.
+    """
     fatal = started and spec.on_lost == "fail"
     return Transition(
         move="lose",

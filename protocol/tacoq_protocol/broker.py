@@ -5,7 +5,8 @@ for as long as it lives; everything declared and every consumer is put back afte
 
 Rules every adapter keeps (tests/contract):
 - `publish` is a batch: it returns when every message is confirmed, and raises within the deadline otherwise.
-- A delivery ends in exactly one `ack` or `reject`. After its connection is gone both do nothing: the broker will give the
+- A delivery ends in exactly one `ack` or `reject`. After its connection is gone both do nothing: the broker will give
+the
   message again, marked `redelivered`, to somebody.
 - Callbacks are plain functions called on the loop, in order of arrival; they must not block.
 """
@@ -51,7 +52,10 @@ class Delivery(Protocol):
     def redelivered(self) -> bool: ...
 
     def ack(self, *, multiple: bool = False) -> None:
-        """Take it off the queue; with `multiple`, also all earlier deliveries of the same consumer. Sent at once, not awaited."""
+        """Take it off the queue; with `multiple`, also all earlier deliveries of the same consumer.
+
+        Sent at once, not awaited.
+        """
 
     def reject(self) -> None:
         """Send it to the dead letters."""
@@ -114,7 +118,10 @@ class Broker(Protocol):
         """Call back at each change of `state`."""
 
     async def declare(self, things: Declared) -> None:
-        """Declare now when connected, and again after each reconnect. Idempotent. Never raises for a missing connection."""
+        """Declare now when connected, and again after each reconnect.
+
+        Idempotent. Never raises for a missing connection.
+        """
 
     async def consume(self, consumer: Consumer) -> Consuming:
         """Consume from now on, or from the next connect on, until stopped."""

@@ -1,4 +1,4 @@
-"""`tacoq`: one command, to which every installed distribution adds its own by the entry point group `tacoq.commands`."""
+"""`tacoq`: one command, to which every installed distribution adds its own (entry points `tacoq.commands`)."""
 
 from __future__ import annotations
 

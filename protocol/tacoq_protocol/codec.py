@@ -1,6 +1,7 @@
 """Wire messages ↔ (format, bytes); a format that is not known is refused by name.
 
-msgpack, because payload and result then pass as bytes that nobody parses. The format stands in the AMQP `type` property.
+msgpack, because payload and result then pass as bytes that nobody parses. The format stands in the AMQP `type`
+property.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ def parse_duration(value: Duration, *, name: str = "duration") -> timedelta:
     """
     seconds = _seconds(value)
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
-        raise ConfigurationError(f'{name} = {value!r} is not a duration: give a timedelta, seconds, or "10m" (ms s m h d)')
+        raise ConfigurationError(
+            f'{name} = {value!r} is not a duration: give a timedelta, seconds, or "10m" (ms s m h d)'
+        )
     return timedelta(seconds=seconds)
 
 

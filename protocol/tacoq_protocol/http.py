@@ -22,8 +22,8 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_WAIT_SECONDS = 60.0
 MAX_WAIT_TASKS = 20_000
 
-KIND_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}$"
-QUEUE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$"
+KIND_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}$(?!\n)"
+QUEUE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$(?!\n)"
 
 KindName = Annotated[str, Meta(pattern=KIND_PATTERN)]
 QueueName = Annotated[str, Meta(pattern=QUEUE_PATTERN)]
@@ -34,9 +34,9 @@ TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{1
 class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
     """A task as an application asks for it.
 
-    `queue` left out: the queue whose workers know the kind, else "default". `delay` and `expires_in` are seconds counted
-    from the accept on the database's clock; `run_at` and `expires_at` are moments with an offset. `max_attempts` and
-    `timeout` (seconds for one run) go before the kind's own.
+    `queue` left out: the queue whose workers know the kind, else "default". `delay` and `expires_in` are seconds
+    counted from the accept on the database's clock; `run_at` and `expires_at` are moments with an offset.
+    `max_attempts` and `timeout` (seconds for one run) go before the kind's own.
     """
 
     id: UUID
@@ -61,7 +61,10 @@ class NewTaskBatch(Struct, forbid_unknown_fields=True):
 
 
 class Accepted(Struct):
-    """What the manager has committed for one task. `duplicate`: the same task was accepted before; `state` is its state."""
+    """What the manager has committed for one task.
+
+    `duplicate`: the same task was accepted before; `state` is its state.
+    """
 
     id: UUID
     state: TaskState

@@ -27,7 +27,9 @@ def configure_logging(level: str = "INFO", *, json: bool | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     if json if json is not None else not sys.stderr.isatty():
         handler.setFormatter(
-            JsonFormatter("{asctime}{levelname}{name}{message}", style="{", rename_fields={"asctime": "at", "levelname": "level"})
+            JsonFormatter(
+                "{asctime}{levelname}{name}{message}", style="{", rename_fields={"asctime": "at", "levelname": "level"}
+            )
         )
     else:
         handler.setFormatter(_TextFormatter("{asctime} {levelname:7} {name}  {message}", "%H:%M:%S", style="{"))

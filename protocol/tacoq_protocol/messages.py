@@ -26,8 +26,8 @@ class Fence(NamedTuple):
 class Release(Struct, array_like=True, frozen=True):
     """One hand-over of a task to the workers.
 
-    `attempt` counts the ended runs that used up an attempt, so 0 is the first try. `timeout` is in seconds. A release that is
-    `announced` may run only after its start report was confirmed: the task has been lost before.
+    `attempt` counts the ended runs that used up an attempt, so 0 is the first try. `timeout` is in seconds. A release
+    that is `announced` may run only after its start report was confirmed: the task has been lost before.
     """
 
     task_id: UUID
@@ -180,7 +180,10 @@ class Register(Struct, tag=True):
 
 
 class Heartbeat(Struct, tag=True):
-    """A session lives. `running` lists the releases that run for more than 5 s; `loop_blocked`: its event loop did not answer."""
+    """A session lives.
+
+    `running` lists the releases that run for more than 5 s; `loop_blocked`: its event loop did not answer.
+    """
 
     session: UUID
     queue: str

@@ -23,9 +23,12 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue. An exclusive one has no name of its own (the server makes one at each connect) and dies with its connection.
+    """A queue.
 
-    `rebuildable`: Postgres can rebuild what it holds, so it may be deleted and declared anew when its arguments changed.
+    An exclusive one has no name of its own (the server makes one at each connect) and dies with its connection.
+
+    `rebuildable`: Postgres can rebuild what it holds, so it may be deleted and declared anew when its arguments
+    changed.
     """
 
     name: str = ""

@@ -188,7 +188,9 @@ async def test_completion_that_was_first_beats_a_requested_cancel(tasks: Tasks) 
     assert (row["state"], row["result"], row["error"]) == (S.COMPLETED, b"3", None)
 
 
-@pytest.mark.parametrize(("own", "attempt", "to"), [(None, 1, S.SCHEDULED), (None, 2, S.FAILED), (1, 0, S.FAILED), (5, 3, S.SCHEDULED)])
+@pytest.mark.parametrize(
+    ("own", "attempt", "to"), [(None, 1, S.SCHEDULED), (None, 2, S.FAILED), (1, 0, S.FAILED), (5, 3, S.SCHEDULED)]
+)
 async def test_last_attempt_fails_for_good(tasks: Tasks, own: int | None, attempt: int, to: TaskState) -> None:
     """The task's own max_attempts goes before the kind's (3)."""
     task_id = await tasks.make(S.RUNNING, attempt=attempt, max_attempts=own)

@@ -1,4 +1,4 @@
-"""Connections: a dedicated one for each hot statement, which opens itself again, and a SQLAlchemy engine for the rest."""
+"""Connections: one for each hot statement, which opens itself again, and a SQLAlchemy engine for the rest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class DatabaseUnavailable(TacoqError):
 
 
 class HotConnection:
-    """One asyncpg connection for one caller's statements, one at a time, opened when needed; `setup` runs at each opening.
+    """One asyncpg connection for one caller's statements, one at a time, opened when needed.
+
+    `setup` is run at each opening.
 
     Deadlock victims and serialisation failures (40P01, 40001) are run again: nothing of them was applied.
     """
@@ -80,7 +82,7 @@ class HotConnection:
                     raise  # asyncpg's error for an argument of the wrong type is an InterfaceError, too
                 except LOST as error:
                     await self._drop()
-                    raise DatabaseUnavailable(f"the connection to Postgres broke: {error or type(error).__name__}") from error
+                    raise DatabaseUnavailable(f"the connection to Postgres broke: {_text(error)}") from error
                 except asyncio.CancelledError:
                     await self._drop()  # asyncpg may be in the middle of a protocol exchange
                     raise
@@ -98,7 +100,7 @@ class HotConnection:
                     await connection.execute(self._setup)
                 self._connection = connection
             except (*LOST, asyncpg.InvalidAuthorizationSpecificationError) as error:
-                raise DatabaseUnavailable(f"Postgres is not reachable: {error or type(error).__name__}") from error
+                raise DatabaseUnavailable(f"Postgres is not reachable: {_text(error)}") from error
         return self._connection
 
     async def _drop(self) -> None:
@@ -114,6 +116,10 @@ class HotConnection:
                 await connection.close(timeout=CONNECT_SECONDS)
             except LOST:
                 connection.terminate()
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 class Database:

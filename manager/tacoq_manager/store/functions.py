@@ -1,8 +1,8 @@
 """The accept function, made in the temporary schema of the connection that calls it: it always fits the code at hand.
 
-Two statements inside, and the order matters. The insert may wait for a row that another transaction is just moving to the
-history; its snapshot is then older than that move, so only a second statement, with a fresh snapshot, can see that the
-task had already ended, and takes the row back out.
+Two statements inside, and the order matters. The insert may wait for a row that another transaction is just moving to
+the history; its snapshot is then older than that move, so only a second statement, with a fresh snapshot, can see that
+the task had already ended, and takes the row back out.
 """
 
 from __future__ import annotations

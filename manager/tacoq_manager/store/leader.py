@@ -34,7 +34,10 @@ _GIVE_UP: Final = "UPDATE leader SET holder = NULL, expires_at = clock_timestamp
 
 
 class Tick(NamedTuple):
-    """A renewal that held. Seconds until the next scheduled task is due, and until the next deadline of a waiting one."""
+    """A renewal that held.
+
+    Seconds until the next scheduled task is due, and until the next deadline of a waiting one.
+    """
 
     due: float | None
     expiry: float | None

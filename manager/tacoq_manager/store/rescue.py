@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
+
+from asyncpg import Record
 
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.messages import Fence
@@ -54,5 +56,8 @@ async def all_released(connection: HotConnection) -> list[Doubtful]:
     return _read(await connection.fetch(_RELEASED))
 
 
-def _read(rows: Collection[object]) -> list[Doubtful]:
-    return [Doubtful(Fence(row[0], row[1]), *row[2:]) for row in map(tuple, rows)]  # type: ignore[arg-type]
+def _read(rows: Sequence[Record]) -> list[Doubtful]:
+    return [
+        Doubtful(Fence(row["id"], row["release"]), row["queue"], row["kind"], row["started"], row["session"])
+        for row in rows
+    ]

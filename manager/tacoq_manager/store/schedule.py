@@ -27,11 +27,12 @@ WHERE expires_at IS NOT NULL AND state IN ('scheduled', 'pending') AND expires_a
 ORDER BY expires_at LIMIT $1
 """
 
+
 class Promoted(NamedTuple):
-    """A lane that got `count` tasks which have come due."""
+    """A lane that got `tasks` tasks which have come due."""
 
     lane: Lane
-    count: int
+    tasks: int
 
 
 async def promote_due(connection: HotConnection, most: int) -> list[Promoted]:

@@ -36,9 +36,9 @@ WITH r AS MATERIALIZED (
         request_cancel, by_session, began_at, seconds, outcome, result, error
     )
     CROSS JOIN LATERAL (
-        SELECT id, seq, kind, queue, fairness_key, priority, tasks.state AS was, release, attempt, crashes, max_attempts,
-            timeout, created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested, announced,
-            retry_of, traceparent, tracestate, fingerprint, payload,
+        SELECT id, seq, kind, queue, fairness_key, priority, tasks.state AS was, release, attempt, crashes,
+            max_attempts, timeout, created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested,
+            announced, retry_of, traceparent, tracestate, fingerprint, payload,
             -- A run that was counted when it was lost is not counted again when its late report comes.
             CASE WHEN u.costs_attempt AND NOT (tasks.state = 'pending' AND started_at IS NOT NULL)
                 THEN 1 ELSE 0 END AS cost
@@ -96,7 +96,8 @@ ended AS (
     WHERE outcome IS NOT NULL AND NOT (outcome = 'completed' AND attempt = 0)
     ON CONFLICT (task_id, release) DO UPDATE SET  -- a late report knows better than 'lost'
         attempt = excluded.attempt, outcome = excluded.outcome, session = excluded.session,
-        started_at = excluded.started_at, ended_at = excluded.ended_at, seconds = excluded.seconds, error = excluded.error
+        started_at = excluded.started_at, ended_at = excluded.ended_at, seconds = excluded.seconds, error =
+        excluded.error
 )
 SELECT place, was, state, queue, kind, fairness_key,
     CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at
@@ -127,9 +128,9 @@ _encode = msgspec.json.Encoder().encode
 async def apply(connection: HotConnection, transitions: Sequence[Transition]) -> list[Applied]:
     """Apply `transitions` in one transaction; committed when it returns.
 
-    At most one transition of a task may match (one per release, or from disjoint states). Those not returned were stale:
-    the release is closed or not the latest, or the state does not allow the move. Raises DatabaseUnavailable (the commit
-    may have happened: apply them again, they are then stale), or asyncpg's error when a value is refused.
+    At most one transition of a task may match (one per release, or from disjoint states). Those not returned were
+    stale: the release is closed or not the latest, or the state does not allow the move. Raises DatabaseUnavailable
+    (the commit may have happened: apply them again, they are then stale), or asyncpg's error when a value is refused.
     """
     places = sorted(range(len(transitions)), key=lambda place: transitions[place].task_id)
     rows = [transitions[place] for place in places]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from tacoq_manager.store import leader as store
@@ -23,7 +23,7 @@ class Leader:
         connection: HotConnection,
         holder: UUID,
         *,
-        on_taken: Callable[[], None],
+        on_taken: Callable[[], Awaitable[None]],
         on_tick: Callable[[store.Tick], None],
     ) -> None:
         self.holder = holder
@@ -55,9 +55,10 @@ class Leader:
         epoch = await store.take(self._connection, self.holder)
         if epoch is None:
             return 0
-        self._epoch, self._until = epoch, began + store.LEASE_SECONDS
+        self._epoch = epoch
+        await self._on_taken()  # before anybody sees that we lead
+        self._until = began + store.LEASE_SECONDS
         log.info("leadership taken", extra={"epoch": epoch})
-        self._on_taken()
         return 1
 
     async def give_up(self) -> None:

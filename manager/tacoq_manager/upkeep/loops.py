@@ -15,7 +15,10 @@ Step = Callable[[], Awaitable[int]]
 
 
 async def run_every(seconds: float, name: str, step: Step) -> None:
-    """Run `step` every `seconds`. An outage is a warning; anything else is a bug, logged whole; both are tried again."""
+    """Run `step` every `seconds`.
+
+    An outage is a warning; anything else is a bug, logged whole; both are tried again.
+    """
     while True:
         try:
             await step()

@@ -16,9 +16,7 @@ MOST: Final = 1_000  # in one statement
 class Schedule:
     """Moves due tasks to pending."""
 
-    def __init__(
-        self, connection: HotConnection, leader: Leader, on_lanes: Callable[[Iterable[Lane]], None]
-    ) -> None:
+    def __init__(self, connection: HotConnection, leader: Leader, on_lanes: Callable[[Iterable[Lane]], None]) -> None:
         self._connection = connection
         self._leader = leader
         self._on_lanes = on_lanes
@@ -29,4 +27,4 @@ class Schedule:
             return 0
         promoted = await store.promote_due(self._connection, MOST)
         self._on_lanes([item.lane for item in promoted])
-        return sum(item.count for item in promoted)
+        return sum(item.tasks for item in promoted)

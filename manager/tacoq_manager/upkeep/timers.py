@@ -16,7 +16,10 @@ EARLIEST = 0.002  # a clock a little ahead of the database's must not spin
 
 
 class DueTimer:
-    """Wakes a step when work is due. Whoever learns of a due time tells `notice`; the leader's tick tells what it missed."""
+    """Wakes a step when work is due.
+
+    Whoever learns of a due time tells `notice`; the leader's tick tells what it missed.
+    """
 
     def __init__(self, name: str, step: Step) -> None:
         self._name = name

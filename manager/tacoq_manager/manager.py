@@ -1,0 +1,278 @@
+"""The manager, composed: settings and a broker in, every stage of a task's life at work out. HTTP is `app`.
+
+accept → dispatch → (workers) → settle → notify, with presence beside them and upkeep behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from random import Random
+from time import monotonic
+from typing import Any
+from uuid import UUID, uuid4
+
+from tacoq_manager.accept import Accepter
+from tacoq_manager.cancel import Canceller
+from tacoq_manager.credit import Credit
+from tacoq_manager.dispatch import Dispatcher
+from tacoq_manager.lanes import Lanes
+from tacoq_manager.metrics import Metrics
+from tacoq_manager.news import News
+from tacoq_manager.notify import Waiters
+from tacoq_manager.presence import Presence
+from tacoq_manager.rescue import STEP_SECONDS as RESCUE_SECONDS
+from tacoq_manager.rescue import Rescuer
+from tacoq_manager.resubmit import resubmit
+from tacoq_manager.runtimes import RunTimes
+from tacoq_manager.sessions import Sessions
+from tacoq_manager.settings import Settings
+from tacoq_manager.settle import PREFETCH_MESSAGES, Settler
+from tacoq_manager.store import registry
+from tacoq_manager.store import tasks as lookup
+from tacoq_manager.store.claim import Lane
+from tacoq_manager.store.engine import Database, DatabaseUnavailable
+from tacoq_manager.store.leader import Tick
+from tacoq_manager.store.settle import Applied
+from tacoq_manager.upkeep.expire import Expiry
+from tacoq_manager.upkeep.leader import RENEW_SECONDS, Leader
+from tacoq_manager.upkeep.loops import Step, run_every
+from tacoq_manager.upkeep.recount import STEP_SECONDS as RECOUNT_SECONDS
+from tacoq_manager.upkeep.recount import Recount
+from tacoq_manager.upkeep.schedule import Schedule
+from tacoq_manager.upkeep.timers import DueTimer
+from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared
+from tacoq_protocol.http import Accepted, QueueView
+from tacoq_protocol.states import TaskState
+
+log = logging.getLogger("tacoq.manager")
+
+
+class Manager:
+    """One manager process without its HTTP door. `id` is new at every start."""
+
+    def __init__(self, settings: Settings, broker: Broker) -> None:
+        self.id = uuid4()
+        self.settings = settings
+        self.broker = broker
+        self.topology = settings.topology
+        self.database = Database(settings.database_url)
+        self.sessions = Sessions()
+        self.metrics = Metrics()
+        self.waiters = Waiters(partial(lookup.ended, self.database))
+        self.runtimes = RunTimes()
+        self.credit = Credit(self.runtimes)
+        self._compose()
+        self.metrics.watch(self.sessions, credit=self._credit_left, in_flight=self.credit.by_queue)
+        self.broken = asyncio.Event()
+        self._reports: Consuming | None = None
+        self._stages: list[asyncio.Task[None]] = []
+        self._errands: set[asyncio.Task[Any]] = set()
+
+    def _compose(self) -> None:
+        database, sessions, upkeep = self.database, self.sessions, self.database.upkeep
+        self.leader = Leader(upkeep, self.id, on_taken=self._taken, on_tick=self._tick)
+        self.dispatcher = Dispatcher(
+            database,
+            self.broker,
+            self.topology,
+            leader=self.leader,
+            sessions=sessions,
+            lanes=Lanes(),
+            credit=self.credit,
+            metrics=self.metrics,
+        )
+        self.settler = Settler(
+            database.settle,
+            sessions,
+            self.metrics,
+            random=Random(),
+            on_settled=self._settled,
+            on_redelivered=lambda fence: self.rescuer.redelivered(fence),
+        )
+        self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.dispatcher.note).step)
+        self.expiry = DueTimer("expire", Expiry(upkeep, self.leader, self.settler).step)
+        self.accepter = Accepter(
+            database.accept,
+            sessions,
+            self.metrics,
+            on_lanes=self.dispatcher.note,
+            on_due=self.schedule.notice,
+            on_deadline=self.expiry.notice,
+        )
+        self.presence = Presence(
+            self.broker,
+            self.topology,
+            database,
+            sessions,
+            manager=self.id,
+            on_change=lambda _queue: self.dispatcher.wake(),
+            on_lost=self._session_lost,
+        )
+        self.canceller = Canceller(database, self.settler, self.presence)
+        self.rescuer = Rescuer(
+            upkeep,
+            self.broker,
+            self.topology,
+            leader=self.leader,
+            sessions=sessions,
+            presence=self.presence,
+            settler=self.settler,
+            credit=self.credit,
+        )
+        self.recount = Recount(upkeep, self.credit, self.dispatcher.note)
+        self.news = News(
+            self.broker,
+            self.topology,
+            self.id,
+            others_live=lambda: sessions.other_managers(monotonic()),
+            on_final=self.waiters.settled,
+            on_ended=self._ended_elsewhere,
+        )
+
+    async def start(self) -> None:
+        """Begin every stage. The broker may be away: accepting works without it. Raises DatabaseUnavailable."""
+        await self.broker.start()
+        self.broker.on_state(lambda _state: self.dispatcher.wake())
+        await self.broker.declare(
+            Declared(self.topology.exchanges, self.topology.fixed_queues, self.topology.fixed_bindings)
+        )
+        await self.presence.start()
+        await self.waiters.start()
+        await self.news.start()
+        self._reports = await self.broker.consume(
+            Consumer(self.topology.reports_queue, self.settler.on_delivery, prefetch=PREFETCH_MESSAGES)
+        )
+        self._begin("accept", self.accepter.run())
+        self._begin("settle", self.settler.run())
+        self._begin("dispatch", self.dispatcher.run())
+        self._begin("schedule", self.schedule.run())
+        self._begin("expire", self.expiry.run())
+        self._begin("leader", run_every(RENEW_SECONDS, "leader", self.leader.step))
+        self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
+        self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step))
+
+    async def stop(self) -> None:
+        """End the stages in the order of a task's life, so that what was taken in is finished. Idempotent."""
+        if self._reports is not None:
+            await self._reports.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await self.settler.idle()
+        for stage in self._stages:
+            stage.cancel()
+        await asyncio.gather(*self._stages, *self._errands, return_exceptions=True)
+        self._stages.clear()
+        await self.leader.give_up()
+        await self.news.stop()
+        await self.waiters.stop()
+        await self.presence.stop()
+        await self.broker.stop()
+        await self.database.close()
+
+    async def retry(self, task_id: UUID) -> Accepted:
+        """Publish a copy of a task that ended without a result. Raises TaskNotFound, NotRetryable."""
+        return await resubmit(self.accepter, self.database.read, task_id)
+
+    async def queue_states(self) -> list[QueueView]:
+        """Every queue that has tasks, workers or a past. Raises DatabaseUnavailable."""
+        known = await registry.list_queues(self.database)
+        counts = await lookup.queue_counts(self.database)
+        credit = self._credit_left()
+        return [
+            QueueView(
+                name=name,
+                paused=known.get(name, False),
+                scheduled=counts.get(name, {}).get(TaskState.SCHEDULED, 0),
+                pending=counts.get(name, {}).get(TaskState.PENDING, 0),
+                queued=counts.get(name, {}).get(TaskState.QUEUED, 0),
+                running=counts.get(name, {}).get(TaskState.RUNNING, 0),
+                workers=len(self.sessions.live(name)),
+                slots=self.sessions.slots(name),
+                credit=credit.get(name, 0),
+            )
+            for name in sorted({*known, *counts, *self.sessions.queues()})
+        ]
+
+    # What one stage tells the others.
+
+    def _settled(self, applied: Sequence[Applied]) -> None:
+        self.metrics.applied(applied)
+        final: list[UUID] = []
+        lanes: set[Lane] = set()
+        ended: Counter[str] = Counter()
+        now = monotonic()
+        for move in applied:
+            transition = move.transition
+            if move.frees_slot:
+                ended[move.queue] += 1
+            if move.state.final:
+                final.append(transition.task_id)
+            elif move.state is TaskState.PENDING:
+                lanes.add(Lane(move.queue, move.kind, move.fairness_key))
+            elif move.state is TaskState.SCHEDULED:
+                self.schedule.notice(transition.delay)
+            if transition.seconds is not None:
+                self.runtimes.add(move.queue, move.kind, transition.seconds)
+                self.credit.sample(transition.task_id, transition.release, transition.seconds, now)
+        for queue, count in ended.items():
+            self.credit.ended(queue, count)
+        self.waiters.settled(final)
+        self.news.tell(final, ended)
+        self.dispatcher.note(lanes)
+
+    def _ended_elsewhere(self, ended: Mapping[str, int]) -> None:
+        for queue, count in ended.items():
+            self.credit.ended(queue, count)
+        self.dispatcher.wake()
+
+    async def _taken(self) -> None:
+        """This manager leads now: learn what is released and what waits before anything is claimed."""
+        await self.recount.step()
+
+    def _tick(self, tick: Tick) -> None:
+        if tick.due is not None:
+            self.schedule.notice(tick.due)
+        if tick.expiry is not None:
+            self.expiry.notice(tick.expiry)
+
+    def _session_lost(self, session: UUID, queue: str, detail: str) -> None:
+        self.dispatcher.wake()
+        if self.leader.epoch is not None:
+            self._errand(self._free(session, queue, detail))
+
+    async def _free(self, session: UUID, queue: str, detail: str) -> None:
+        try:
+            await self.rescuer.session_lost(session, queue, detail)
+        except DatabaseUnavailable as error:  # the next step of the rescue finds them
+            log.warning("a lost session's runs wait for the next rescue", extra={"error": str(error)})
+
+    def _credit_left(self) -> dict[str, int]:
+        queues = self.sessions.queues()
+        return {queue: max(0, self.sessions.slots(queue) - self.credit.released(queue)) for queue in queues}
+
+    def _while_leading(self, step: Step) -> Step:
+        async def stepped() -> int:
+            return await step() if self.leader.epoch is not None else 0
+
+        return stepped
+
+    def _begin(self, name: str, stage: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(stage, name=f"tacoq {name}")
+        task.add_done_callback(self._ended)
+        self._stages.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A stage runs for ever; one that ends is a broken promise, and `broken` lets the process end."""
+        if not task.cancelled():
+            log.error("a stage stopped", extra={"stage": task.get_name()}, exc_info=task.exception())
+            self.broken.set()
+
+    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
