@@ -43,7 +43,7 @@ demo-rabbitmq: install ## the same on RabbitMQ and Postgres, in separate process
 	@$(PY) scripts/services.py run -- $(PY) examples/stdlib_census/run.py --rabbitmq
 
 test: install ## the whole test suite (Postgres and RabbitMQ: found, started or installed)
-	$(PY) -m pytest $(ARGS)
+	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest $(ARGS)
 
 check: install ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check .

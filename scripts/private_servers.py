@@ -24,7 +24,7 @@ NEEDED = {
 
 # The shell starts a watchdog and becomes the server, so the server's pid is the one that Popen knows. The
 # watchdog reads the pipe whose other end we hold: however we end, it then ends the whole process group.
-_WATCHED = 'exec 3<&0; ( read -r _; kill -KILL 0 ) <&3 & exec 3<&- "$@" </dev/null'
+WATCHED = 'exec 3<&0; ( read -r _; kill -KILL 0 ) <&3 & exec 3<&- "$@" </dev/null'
 
 
 class ServiceError(Exception):
@@ -99,6 +99,13 @@ class _PrivateServer:
             self._process.wait()
         self._release()
 
+    def freeze(self) -> None:
+        """Let it stand still with its connections open, as a machine does that is cut off or overloaded."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.killpg(self.pid, signal.SIGCONT)
+
     def restart(self) -> None:
         self.stop()
         self.start()
@@ -118,7 +125,7 @@ class _PrivateServer:
     ) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                ["/bin/sh", "-c", _WATCHED, "sh", *command],
+                ["/bin/sh", "-c", WATCHED, "sh", *command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

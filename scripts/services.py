@@ -3,7 +3,7 @@
 Both are taken from TACOQ_DATABASE_URL and TACOQ_BROKER_URL, else from their default addresses when they
 answer there, else started privately from installed binaries, else (Debian, root) installed first.
 
-    python scripts/services.py run [--private] [-- COMMAND …]
+    python scripts/services.py run [--private] [--no-fsync] [-- COMMAND …]
 
 runs COMMAND with both variables set, or, without one, prints both addresses and waits for Ctrl-C.
 """
@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -34,6 +34,8 @@ from scripts.private_servers import (
     rabbitmq_bin,
 )
 from scripts.probes import postgres_fault, rabbit_fault
+
+__all__ = ["PrivatePostgres", "PrivateRabbit", "ServiceError", "Services", "services"]
 
 DEFAULT_DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
 DEFAULT_BROKER_URL = "amqp://guest:guest@127.0.0.1:5672/"
@@ -61,10 +63,12 @@ class Services:
 
 
 @contextlib.contextmanager
-def services(*, private: bool = False, fsync: bool = True) -> Iterator[Services]:
+def services(
+    environ: Mapping[str, str] = os.environ, *, private: bool = False, fsync: bool = True
+) -> Iterator[Services]:
     """Yield addresses that answer; end what was started for it. `private` passes over those that are up."""
-    database_url = None if private else _up("TACOQ_DATABASE_URL", DEFAULT_DATABASE_URL, postgres_fault)
-    broker_url = None if private else _up("TACOQ_BROKER_URL", DEFAULT_BROKER_URL, rabbit_fault)
+    database_url = None if private else _up(environ, "TACOQ_DATABASE_URL", DEFAULT_DATABASE_URL, postgres_fault)
+    broker_url = None if private else _up(environ, "TACOQ_BROKER_URL", DEFAULT_BROKER_URL, rabbit_fault)
     lacking = [] if database_url or postgres_bin() else ["postgres"]
     lacking += [] if broker_url or rabbitmq_bin() else ["rabbitmq-server"]
     _install_missing(lacking)
@@ -80,9 +84,9 @@ def services(*, private: bool = False, fsync: bool = True) -> Iterator[Services]
         yield Services(database_url, broker_url)
 
 
-def _up(variable: str, default: str, fault_of: Callable[[str], str | None]) -> str | None:
+def _up(environ: Mapping[str, str], variable: str, default: str, fault_of: Callable[[str], str | None]) -> str | None:
     """Return the named address, or the default one when it answers. A named one that does not is an error."""
-    named = os.environ.get(variable)
+    named = environ.get(variable)
     fault = fault_of(named or default)
     if named and fault:
         raise ServiceError(f"{variable} names a server that cannot be used: {fault}")
@@ -108,16 +112,17 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(usage="services.py run [--private] [-- COMMAND …]")
+    parser = argparse.ArgumentParser(usage="services.py run [--private] [--no-fsync] [-- COMMAND …]")
     parser.add_argument("action", choices=["run"])
     parser.add_argument("--private", action="store_true", help="start own servers even when others are up")
+    parser.add_argument("--no-fsync", action="store_true", help="for tests: own data need not outlive a power cut")
     words = [*sys.argv[1:], "--"]
     ours, command = words[: words.index("--")], words[words.index("--") + 1 : -1]
     arguments = parser.parse_args(ours)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:
-        with services(private=arguments.private) as up:
+        with services(private=arguments.private, fsync=not arguments.no_fsync) as up:
             urls = {"TACOQ_DATABASE_URL": up.database_url, "TACOQ_BROKER_URL": up.broker_url}
             if command:
                 return _run(command, os.environ | urls)

@@ -1,0 +1,1 @@
+"""The test suite. A package, so that no installed `tests` can come before it."""

@@ -1,0 +1,36 @@
+"""A condition in; its first true value, or an AssertionError with the last one seen, out."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[T] | T], timeout: float = 10.0, *, interval: float = 0.02, what: str = ""
+) -> T:
+    """Ask `condition`, plain or async, until it answers something true; return that answer.
+
+    An AssertionError that it raises counts as not yet true; any other exception passes.
+    """
+    deadline = time.monotonic() + timeout
+    seen: object
+    while True:
+        try:
+            answer = condition()
+            value = await answer if inspect.isawaitable(answer) else answer
+        except AssertionError as error:
+            seen = error
+        else:
+            if value:
+                return value
+            seen = value
+        if time.monotonic() > deadline:
+            name = what or getattr(condition, "__qualname__", repr(condition))
+            raise AssertionError(f"not so within {timeout:g} s: {name}; last: {seen!r}")
+        await asyncio.sleep(interval)
