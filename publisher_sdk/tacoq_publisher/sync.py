@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 from uuid import UUID
@@ -88,6 +89,7 @@ class _LoopThread:
             await self._publisher.close()
             if others := asyncio.all_tasks() - {asyncio.current_task()}:  # they end now, with an error
                 await asyncio.wait(others)
+            await self._loop.shutdown_asyncgens()
         finally:
             self._loop.stop()
 
@@ -228,7 +230,8 @@ class SyncPublisher:
             self.run(bulk.finish())
             raise
         finally:
-            self.run(_abandon(bulk))
+            with suppress(PublisherClosed):
+                self.run(_abandon(bulk))
 
     @overload
     def handle(self, task_id: UUID | str, *, kind: str | None = None) -> SyncTaskHandle[Any]: ...
@@ -257,7 +260,8 @@ class SyncPublisher:
                 for handle in batch:
                     yield ours[handle]
         finally:
-            self.run(_close(batches))
+            with suppress(PublisherClosed):
+                self.run(_close(batches))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine of the asyncio publisher, or of its handles, on its thread; return what it returns."""

@@ -29,6 +29,7 @@ _CONNECT_SECONDS: Final = 5.0
 # Below the 5 s after which uvicorn closes an idle connection: a request never meets one that is just being
 # closed.
 _KEEP_IDLE_SECONDS: Final = 4.0
+_SLICE_BYTES: Final = 256 * 1024
 
 
 class Answer(NamedTuple):
@@ -179,15 +180,24 @@ class Transport:
         query: Mapping[str, str] | None,
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
+        headers = {}
+        if body is not None:
+            headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         return await self._session.request(
             method,
             f"{self.url}/v1{path}",
-            data=body,
+            data=_slices(body) if body is not None and len(body) > _SLICE_BYTES else body,
             params=query,
-            headers={"Content-Type": "application/json"} if body is not None else None,
+            headers=headers,
             allow_redirects=False,
             timeout=timeout,
         )
+
+
+async def _slices(body: bytes) -> AsyncIterator[bytes]:
+    """Give a large body in parts, so that the loop has other things done in between."""
+    for start in range(0, len(body), _SLICE_BYTES):
+        yield body[start : start + _SLICE_BYTES]
 
 
 @contextmanager
