@@ -66,6 +66,13 @@ class Rescuer:
         """Free at once what a lost session has reported to run; return how many."""
         return await self._free(await store.of_session(self._connection, session, queue), detail)
 
+    async def take_back_all(self) -> int:
+        """Free every release at once; return how many.
+
+        Only for a start at which nobody can hold any: with an in-process broker.
+        """
+        return await self._free(await store.all_released(self._connection), "the process it ran in is gone")
+
     async def step(self) -> int:
         """Look for releases that nobody works on and free them; return how many."""
         steady = self._sessions.steady_since
