@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Final
@@ -47,6 +47,7 @@ class Waiters:
         self._again: dict[UUID, None] = {}
         self._work = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self.released = False
 
     async def start(self) -> None:
         self._tasks = [
@@ -62,7 +63,7 @@ class Waiters:
                 await task
         self._tasks.clear()
 
-    async def wait(self, ids: Iterable[UUID], timeout: float) -> AsyncIterator[list[Told]]:
+    async def wait(self, ids: Iterable[UUID], timeout: float) -> AsyncGenerator[list[Told], None]:
         """Yield tasks as they become final, and ids that no task has, until all are told or after `timeout` s.
 
         Those final at the call are told even with a timeout of 0. Raises DatabaseUnavailable when the first
@@ -78,7 +79,7 @@ class Waiters:
                     yield batch
                 elif waiter.fault is not None:
                     raise waiter.fault
-                elif not waiter.missing:
+                elif not waiter.missing or self.released:
                     return
                 else:
                     waiter.wake.clear()
@@ -96,6 +97,13 @@ class Waiters:
                 self._woken[id] = None
         if self._woken:
             self._work.set()
+
+    def release(self) -> None:
+        """Let every wait end now, and those to come at once: the manager is stopping."""
+        self.released = True
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                waiter.wake.set()
 
     def reread(self) -> int:
         """Look again at all that is waited for. Returns how many that are."""

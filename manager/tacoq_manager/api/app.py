@@ -1,0 +1,32 @@
+"""App: a manager in, its HTTP API out."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from tacoq_manager.api import docs, health, kinds, problems, queues, tasks, workers
+from tacoq_manager.api.auth import RequireKey
+from tacoq_manager.manager import Manager
+
+
+def create_app(manager: Manager) -> FastAPI:
+    """Return the API of `manager`. Whoever serves it starts and stops the manager."""
+    app = FastAPI(
+        title="TacoQ",
+        version=version("tacoq-manager"),
+        description="A very smart task queue: publish tasks, wait for results, see what runs.",
+        responses=docs.PROBLEM,
+        redoc_url=None,
+    )
+    app.state.manager = manager
+    app.router.routes.extend(tasks.hot_routes)
+    for part in (tasks, workers, queues, kinds, health):
+        app.include_router(part.router)
+    app.openapi = docs.describe(app)  # type: ignore[method-assign]
+    problems.install(app)
+    key = manager.settings.api_key
+    if key is not None:
+        app.add_middleware(RequireKey, key=key.get_secret_value())
+    return app

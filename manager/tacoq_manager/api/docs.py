@@ -1,0 +1,117 @@
+"""OpenAPI: what FastAPI knows of its routes, and msgspec of the models on the plain ones, in one document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from tacoq_protocol.http import (
+    Accepted,
+    AcceptedBatch,
+    NewTask,
+    NewTaskBatch,
+    Problem,
+    TaskPage,
+    TaskView,
+    UnknownTask,
+    WaitRequest,
+)
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+_MODELS: Final = (Accepted, AcceptedBatch, NewTask, NewTaskBatch, TaskPage, TaskView, UnknownTask, WaitRequest)
+
+
+def reference(model: type) -> dict[str, Any]:
+    """Return a schema that refers to the component of `model`."""
+    return {"$ref": _REFERENCE.format(name=model.__name__)}
+
+
+def answer(model: type, status: int = 200, *, media: str = "application/json") -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route that answers with `model`."""
+    return {status: {"description": _first_line(model), "content": {media: {"schema": reference(model)}}}}
+
+
+PROBLEM: Final[dict[int | str, dict[str, Any]]] = {
+    code: {"description": text, "content": {"application/problem+json": {"schema": reference(Problem)}}}
+    for code, text in (("default", "Anything else"), (422, "What was sent does not fit"))
+}
+
+
+def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Return `app.openapi`: made once, when somebody asks."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    return openapi
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    _, components = msgspec.json.schema_components(_MODELS, ref_template=_REFERENCE)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(components)
+    schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    for path, operations in _plain_routes().items():
+        document["paths"].setdefault(path, {}).update(operations)
+    return document
+
+
+def _plain_routes() -> dict[str, dict[str, Any]]:
+    task_id = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+    wait = {
+        "name": "wait",
+        "in": "query",
+        "description": "answer when the task is final, or after so many seconds",
+        "schema": {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
+    }
+    payload = {"name": "payload", "in": "query", "schema": {"type": "boolean", "default": False}}
+    lines = {"anyOf": [reference(TaskView), reference(UnknownTask)]}
+    stream = {
+        200: {"description": "A line for each task as it ends", "content": {"application/x-ndjson": {"schema": lines}}}
+    }
+    return {
+        "/v1/tasks": {
+            "post": _operation(
+                "Publish a task; the same again is answered with 200 and changes nothing",
+                answer(Accepted, 201) | answer(Accepted, 200),
+                body=NewTask,
+            )
+        },
+        "/v1/tasks/batch": {
+            "post": _operation("Publish up to 1,000 tasks, all or none", answer(AcceptedBatch, 201), body=NewTaskBatch)
+        },
+        "/v1/tasks/wait": {"post": _operation("Wait for many tasks", stream, body=WaitRequest)},
+        "/v1/tasks/{task_id}": {
+            "get": _operation("Look up a task", answer(TaskView), parameters=[task_id, wait, payload])
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    responses: Mapping[Any, dict[str, Any]],
+    *,
+    body: type | None = None,
+    parameters: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "tags": ["tasks"],
+        "summary": summary,
+        "responses": {str(code): told for told_by in (responses, PROBLEM) for code, told in told_by.items()},
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference(body)}}}
+    if parameters:
+        operation["parameters"] = parameters
+    return operation
+
+
+def _first_line(model: type) -> str:
+    return (model.__doc__ or model.__name__).strip().splitlines()[0]

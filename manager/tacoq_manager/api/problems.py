@@ -1,0 +1,101 @@
+"""Problems: an error in, RFC 9457 problem details out, for everything that is not a success."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, cast
+from uuid import UUID
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from tacoq_manager.cancel import AlreadyFinal
+from tacoq_manager.resubmit import NotRetryable
+from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_protocol.errors import InvalidTask, TacoqError, TaskConflict, TaskNotFound
+from tacoq_protocol.http import Problem
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER: Final = {"Retry-After": "1"}
+
+_REJECTED = "; nothing of the batch was accepted"
+
+
+class BadRequest(TacoqError):
+    """The request itself is wrong: not JSON, not the fields that are expected, too large."""
+
+    def __init__(
+        self, status: HTTPStatus, message: str, *, index: int | None = None, pointer: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.index = index
+        self.pointer = pointer
+
+
+def respond(
+    status: HTTPStatus | int,
+    detail: str,
+    *,
+    index: int | None = None,
+    pointer: str | None = None,
+    task_id: UUID | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return a problem as an answer; its title is the status' phrase."""
+    status = HTTPStatus(status)
+    if index is not None:
+        detail = f"task {index} of the batch: {detail}{_REJECTED}"
+    problem = Problem(title=status.phrase, status=status, detail=detail, index=index, pointer=pointer, task_id=task_id)
+    return Response(problem.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem."""
+
+    def on(error: type[Exception], answer: Callable[[Any], Response]) -> None:
+        async def handler(request: Request, error: Exception) -> Response:
+            return answer(error)
+
+        app.add_exception_handler(error, handler)
+
+    on(BadRequest, lambda e: respond(e.status, str(e), index=e.index, pointer=e.pointer))
+    on(InvalidTask, lambda e: respond(422, str(e), index=e.index))
+    on(TaskConflict, lambda e: respond(409, str(e), index=e.index, task_id=e.task_id))
+    on(TaskNotFound, lambda e: respond(404, str(e), task_id=e.task_id))
+    on(AlreadyFinal, lambda e: respond(409, str(e), task_id=e.task_id))
+    on(NotRetryable, lambda e: respond(409, str(e)))
+    on(DatabaseUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
+    on(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    # Starlette raises it again after the answer, so that the server logs the traceback.
+    on(Exception, lambda e: respond(500, "an error of the manager's own: see its log"))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    found = cast("HTTPException", error)
+    match found.status_code:
+        case 404:
+            detail = f"there is no {request.url.path} here: see /docs"
+        case 405:
+            allowed = (found.headers or {}).get("Allow", "")
+            detail = f"{request.method} is not for {request.url.path}: use {allowed or 'what /docs says'}"
+        case _:
+            detail = str(found.detail)
+    return respond(found.status_code, detail, headers=found.headers)
+
+
+def _invalid(error: RequestValidationError) -> Response:
+    """What FastAPI could not read: query and path parameters."""
+    return respond(422, "; ".join(_told(found) for found in error.errors()))
+
+
+def _told(found: Mapping[str, Any]) -> str:
+    where, *names = (str(part) for part in found["loc"])
+    name = ".".join(names[:1])
+    if found["type"] == "extra_forbidden":
+        return f"unknown {where} parameter {name!r}: see /docs for those there are"
+    return f"{where} parameter {name!r}: {found['msg']}"
