@@ -1,0 +1,106 @@
+"""What managers hear of a session, also while its event loop is blocked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+from tacoq_protocol.broker import BrokerFactory
+from tacoq_protocol.brokers.memory import MemoryHub
+from tacoq_protocol.messages import Heartbeat, Introduce, Leave, Register
+from tacoq_worker import Worker
+from tests.worker.manager import FakeManager, make_release, playing
+
+
+def make_worker() -> tuple[Worker, asyncio.Event]:
+    worker = Worker("presence", concurrency=3)
+    go_on = asyncio.Event()
+
+    @worker.task(max_attempts=7)
+    async def wait() -> None:
+        await go_on.wait()
+
+    @worker.task
+    async def block(seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 (what it should not do)
+
+    return worker, go_on
+
+
+def last_beat(manager: FakeManager) -> Heartbeat:
+    return [m for m in manager.presence if isinstance(m, Heartbeat)][-1]
+
+
+async def test_a_session_registers_before_it_beats_and_leaves_last(make_broker: BrokerFactory) -> None:
+    worker, _ = make_worker()
+    async with playing(worker, make_broker) as (session, manager):
+        beat = await manager.seen(Heartbeat)
+        assert await session.stop()
+        await manager.seen(Leave)
+        register = manager.presence[0]
+        assert isinstance(register, Register)
+        assert (register.session, register.queue, register.slots) == (session.id, "presence", 3)
+        assert [(kind.name, kind.max_attempts) for kind in register.kinds] == [("block", 3), ("wait", 7)]
+        assert (register.pid, register.kinds_hash) == (os.getpid(), beat.kinds_hash)
+        assert beat.rss_bytes is not None
+        assert beat.rss_bytes > 1_000_000
+        assert isinstance(manager.presence[-1], Leave)
+
+
+async def test_beats_list_what_runs_for_long(make_broker: BrokerFactory) -> None:
+    worker, go_on = make_worker()
+    async with playing(worker, make_broker) as (_, manager):
+        release = make_release("wait")
+        await manager.publish(release)
+        beat = await manager.seen(Heartbeat, lambda beat: bool(beat.running))
+        assert (beat.running, beat.held) == ([release.fence], 1)
+        go_on.set()
+        await manager.until(lambda: last_beat(manager).held == 0)
+
+
+async def test_what_only_waits_for_its_confirm_is_listed_too(hub: MemoryHub, make_broker: BrokerFactory) -> None:
+    worker, go_on = make_worker()
+    async with playing(worker, make_broker) as (session, manager):
+        release = make_release("wait")
+        await manager.publish(release)
+        await manager.seen(Heartbeat, lambda beat: beat.running == [release.fence])
+        hub.freeze()
+        go_on.set()
+        await manager.until(lambda: not session._slots.running())
+        assert session._heartbeat._beat().running == [release.fence]
+        hub.thaw()
+        await manager.outcome(release)
+
+
+async def test_a_blocked_loop_beats_on_and_says_so(make_broker: BrokerFactory) -> None:
+    # The manager's side shares the blocked loop: it reads afterwards what came meanwhile.
+    worker, _ = make_worker()
+    async with playing(worker, make_broker) as (_, manager):
+        await manager.seen(Heartbeat)
+        seen = len(manager.presence)
+        release = make_release("block", b'{"seconds": 0.7}')
+        await manager.publish(release)
+        await manager.outcome(release)
+        await manager.until(lambda: len(manager.presence) > seen + 5)
+        blocked = [m for m in manager.presence[seen:] if isinstance(m, Heartbeat) and m.loop_blocked]
+        assert len(blocked) > 5
+        assert blocked[-1].running == [release.fence]
+        await manager.until(lambda: not last_beat(manager).loop_blocked)
+
+
+async def test_a_session_introduces_itself_again_when_asked(make_broker: BrokerFactory) -> None:
+    worker, _ = make_worker()
+    async with playing(worker, make_broker) as (session, manager):
+        await manager.seen(Heartbeat)
+        await manager.control(session.id, Introduce())
+        await manager.until(lambda: sum(isinstance(m, Register) for m in manager.presence) == 2)
+
+
+async def test_presence_comes_back_after_the_broker_was_away(hub: MemoryHub, make_broker: BrokerFactory) -> None:
+    worker, _ = make_worker()
+    async with playing(worker, make_broker) as (session, manager):
+        await manager.seen(Heartbeat)
+        hub.disconnect(f"tacoq heartbeat {session.id}")
+        seen = len(manager.presence)
+        await manager.until(lambda: len(manager.presence) > seen + 3)

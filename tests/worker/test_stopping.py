@@ -1,0 +1,336 @@
+"""Runs that are stopped: timeout and cancel in the three executors, and the drain of a session."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tacoq_protocol.broker import BrokerFactory
+from tacoq_protocol.brokers.memory import MemoryHub
+from tacoq_protocol.ids import new_task_id
+from tacoq_protocol.messages import (
+    Cancelled,
+    CancelRuns,
+    Completed,
+    Drain,
+    Failed,
+    Heartbeat,
+    Leave,
+    Returned,
+    ReturnReason,
+)
+from tacoq_worker import Context, Worker
+from tacoq_worker.settings import Pace
+from tests.worker.handlers import in_processes
+from tests.worker.manager import QUICK, make_release, playing
+
+
+class Stopped:
+    """A worker whose handlers wait to be stopped, and what they saw of it."""
+
+    def __init__(self) -> None:
+        self.worker = Worker("stop", concurrency=2)
+        self.running = threading.Event()
+        self.release = threading.Event()
+        self.seen: list[str] = []
+        seen = self.seen
+
+        @self.worker.task(timeout="50ms")
+        async def short_async() -> None:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+                raise
+
+        @self.worker.task(timeout="50ms")
+        async def stubborn() -> str:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                pass
+            return "late"
+
+        @self.worker.task(timeout="50ms")
+        def short_sync(ctx: Context) -> str:
+            while not ctx.cancelled:
+                time.sleep(0.005)
+            seen.append("asked")
+            return "late"
+
+        @self.worker.task
+        async def long_async() -> None:
+            self.running.set()
+            await asyncio.sleep(60)
+
+        @self.worker.task
+        async def completes_on_cancel() -> str:
+            self.running.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return "finished anyway"
+            return ""
+
+        @self.worker.task
+        def long_sync(ctx: Context) -> None:
+            self.running.set()
+            while not ctx.cancelled:
+                time.sleep(0.005)
+            raise RuntimeError("stopped in the middle")
+
+        @self.worker.task
+        def deaf() -> None:
+            self.running.set()
+            self.release.wait(30)
+
+        @self.worker.task
+        async def noop() -> None: ...
+
+
+@pytest.fixture
+def stopped() -> Stopped:
+    return Stopped()
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen"), [("short_async", ["cancelled"]), ("short_sync", ["asked"]), ("stubborn", [])]
+)
+async def test_a_run_over_its_timeout_fails(
+    kind: str, seen: list[str], stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    async with playing(stopped.worker, make_broker) as (_, manager):
+        outcome = await manager.run(kind)
+        assert isinstance(outcome, Failed)
+        assert (outcome.retryable, outcome.error.type) == (True, "TimeoutError")
+        assert outcome.error.message == "the run took longer than its timeout of 0.05 s"
+        assert outcome.seconds >= 0.05
+        assert stopped.seen == seen
+        assert isinstance(await manager.run("noop"), Completed)  # the slot goes on
+
+
+async def test_the_release_s_own_timeout_goes_before_the_kind_s(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    async with playing(stopped.worker, make_broker) as (_, manager):
+        outcome = await manager.run("long_async", timeout=0.03)
+    assert isinstance(outcome, Failed)
+    assert "0.03 s" in outcome.error.message
+
+
+async def test_a_thread_keeps_its_slot_until_it_ends(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        release = make_release("deaf", timeout=0.02)
+        await manager.publish(release)
+        await manager.until(lambda: manager.started(release))
+        assert len(session._slots.running()) == 1
+        assert not manager.outcomes(release)
+        stopped.release.set()
+        outcome = await manager.outcome(release)
+    assert isinstance(outcome, Failed)
+    assert outcome.error.type == "TimeoutError"
+
+
+@pytest.mark.parametrize("kind", ["long_async", "long_sync"])
+async def test_a_running_task_is_cancelled(kind: str, stopped: Stopped, make_broker: BrokerFactory) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        release = make_release(kind)
+        await manager.publish(release)
+        await manager.until(stopped.running.is_set)
+        await manager.control(session.id, CancelRuns([release.task_id, new_task_id()]))
+        outcome = await manager.outcome(release)
+        assert isinstance(outcome, Cancelled)
+        assert outcome.started_at is not None
+        assert isinstance(await manager.run("noop"), Completed)
+
+
+async def test_a_completion_that_was_first_wins_over_a_cancel(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        release = make_release("completes_on_cancel")
+        await manager.publish(release)
+        await manager.until(stopped.running.is_set)
+        await manager.control(session.id, CancelRuns([release.task_id]))
+        assert isinstance(await manager.outcome(release), Completed)
+
+
+async def test_a_waiting_task_is_cancelled_without_a_run(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    stopped.worker.concurrency = 1
+    async with playing(stopped.worker, make_broker, pace=Pace(slow_run=60.0)) as (session, manager):
+        running, waiting = make_release("long_async"), make_release("noop")
+        await manager.publish(running, waiting)
+        await manager.until(stopped.running.is_set)
+        await manager.control(session.id, CancelRuns([waiting.task_id]))
+        outcome = await manager.outcome(waiting)
+        assert isinstance(outcome, Cancelled)
+        assert outcome.started_at is None
+        await manager.control(session.id, CancelRuns([running.task_id]))
+        await manager.outcome(running)
+
+
+async def test_a_cancel_that_comes_before_the_release_waits_for_it(
+    stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        release = make_release("noop")
+        await manager.control(session.id, CancelRuns([release.task_id]))
+        await manager.until(lambda: release.task_id in session._intake._cancels._ids)
+        await manager.publish(release)
+        assert isinstance(await manager.outcome(release), Cancelled)
+        again = make_release("noop")
+        await manager.publish(again)
+        assert isinstance(await manager.outcome(again), Completed)
+
+
+async def test_early_cancels_are_bounded(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    async with playing(stopped.worker, make_broker) as (session, _):
+        first = new_task_id()
+        session._intake.cancel([first])
+        session._intake.cancel(new_task_id() for _ in range(10_000))
+        assert len(session._intake._cancels._ids) == 10_000
+        assert first not in session._intake._cancels._ids
+
+
+async def test_a_drain_lets_runs_end_and_hands_back_the_rest(
+    hub: MemoryHub, stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    stopped.worker.concurrency = 1
+    async with playing(stopped.worker, make_broker, pace=Pace(slow_run=60.0)) as (session, manager):
+        running, waiting = make_release("deaf"), make_release("noop")
+        await manager.publish(running, waiting)
+        await manager.until(stopped.running.is_set)
+        draining = asyncio.create_task(session.drain(30.0))
+        assert await manager.outcome(waiting) == Returned(waiting.task_id, 1, ReturnReason.SHUTDOWN)
+        late = make_release("noop")
+        await manager.publish(late)  # stays in the broker, for others
+        stopped.release.set()
+        assert await draining
+        assert isinstance(await manager.outcome(running), Completed)
+        assert await manager.ready_messages() == 1
+        await manager.seen(Leave)
+
+
+async def test_after_the_grace_time_what_runs_is_cancelled_and_handed_back(
+    stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        release = make_release("long_async")
+        await manager.publish(release)
+        await manager.until(stopped.running.is_set)
+        assert await session.drain(0.05)
+        assert await manager.outcome(release) == Returned(release.task_id, 1, ReturnReason.SHUTDOWN)
+        await manager.seen(Leave)
+
+
+async def test_a_thread_that_does_not_stop_is_not_handed_back(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    quick = Pace(beat=0.05, stop_runs=0.1)
+    async with playing(stopped.worker, make_broker, pace=quick) as (session, manager):
+        release = make_release("deaf")
+        await manager.publish(release)
+        await manager.until(stopped.running.is_set)
+        assert not await session.drain(0.05)
+        assert not manager.outcomes(release)
+        assert not any(isinstance(m, Leave) for m in manager.presence)
+        assert await manager.ready_messages() == 1  # the broker has it back, unacked
+        stopped.release.set()
+
+
+async def test_a_drain_that_cannot_report_does_not_leave(
+    hub: MemoryHub, stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    async with playing(stopped.worker, make_broker, pace=Pace(last_reports=0.1)) as (session, manager):
+        release = make_release("long_async")
+        await manager.publish(release)
+        await manager.until(stopped.running.is_set)
+        hub.block()
+        assert not await session.drain(0.0)
+        hub.unblock()
+        assert not manager.outcomes(release)
+
+
+async def test_a_manager_may_ask_for_a_drain(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        await manager.control(session.id, Drain())
+        assert await session.ended()
+        await manager.seen(Leave)
+
+
+async def test_a_draining_session_says_so(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        await manager.publish(make_release("deaf"))
+        await manager.until(stopped.running.is_set)
+        draining = asyncio.create_task(session.drain(30.0))
+        await manager.seen(Heartbeat, lambda beat: beat.draining and beat.held == 1)
+        stopped.release.set()
+        assert await draining
+
+
+# The third executor: handlers.in_processes.
+
+
+async def test_processes_run_handlers_and_survive_a_crash(make_broker: BrokerFactory) -> None:
+    async with playing(in_processes, make_broker) as (_, manager):
+        outcome = await manager.run("add", b'{"x": 2, "y": 3}')
+        assert isinstance(outcome, Completed)
+        assert outcome.result == b"5"
+        exited = await manager.run("crash", b'{"how": "exit"}')
+        assert isinstance(exited, Failed)
+        assert (exited.error.type, exited.retryable) == ("ProcessCrashed", True)
+        assert exited.error.message == "the process of the run ended with exit code 7"
+        killed = await manager.run("crash", b'{"how": "segv"}')
+        assert isinstance(killed, Failed)
+        assert killed.error.message == "the process of the run was killed by SIGSEGV"
+        assert isinstance(await manager.run("add", b'{"x": 2, "y": 3}'), Completed)
+
+
+async def test_a_crash_is_blamed_on_its_own_run_alone(make_broker: BrokerFactory, tmp_path: Path) -> None:
+    async with playing(in_processes, make_broker) as (_, manager):
+        end = tmp_path / "end"
+        beside = make_release("wait_for", f'{{"path": "{end}"}}'.encode())
+        await manager.publish(beside)
+        await manager.until((tmp_path / "end.running").exists)
+        assert isinstance(await manager.run("crash", b'{"how": "segv"}'), Failed)
+        end.touch()
+        assert isinstance(await manager.outcome(beside), Completed)
+
+
+async def test_a_process_over_its_timeout_is_killed(make_broker: BrokerFactory) -> None:
+    async with playing(in_processes, make_broker) as (_, manager):
+        outcome = await manager.run("too_long")
+        assert isinstance(outcome, Failed)
+        assert outcome.error.type == "TimeoutError"
+        assert outcome.seconds < 10
+        assert isinstance(await manager.run("add", b'{"x": 2, "y": 3}'), Completed)
+
+
+async def test_a_cancelled_process_is_killed(make_broker: BrokerFactory, tmp_path: Path) -> None:
+    async with playing(in_processes, make_broker) as (session, manager):
+        release = make_release("wait_for", f'{{"path": "{tmp_path / "end"}"}}'.encode())
+        await manager.publish(release)
+        await manager.until((tmp_path / "end.running").exists)
+        await manager.control(session.id, CancelRuns([release.task_id]))
+        assert isinstance(await manager.outcome(release), Cancelled)
+
+
+async def test_processes_are_handed_back_at_the_end(make_broker: BrokerFactory, tmp_path: Path) -> None:
+    async with playing(in_processes, make_broker) as (session, manager):
+        release = make_release("wait_for", f'{{"path": "{tmp_path / "end"}"}}'.encode())
+        await manager.publish(release)
+        await manager.until((tmp_path / "end.running").exists)
+        assert await session.drain(0.0)
+        assert await manager.outcome(release) == Returned(release.task_id, 1, ReturnReason.SHUTDOWN)
+
+
+async def test_verdicts_context_and_bad_payloads_come_back_from_processes(make_broker: BrokerFactory) -> None:
+    async with playing(in_processes, make_broker, pace=QUICK) as (_, manager):
+        told = await manager.run("tell", b'{"how": "tell"}', release=3, attempt=1)
+        assert isinstance(told, Completed)
+        assert told.result == b'"crunch 3 1"'
+        assert type(await manager.run("tell", b'{"how": "snooze"}')).__name__ == "Snoozed"
+        failed = await manager.run("tell", b'{"how": "fail"}')
+        assert isinstance(failed, Failed)
+        assert (failed.error.message, failed.retryable) == ("no use", False)
+        misfit = await manager.run("add", b'{"x": 2}')
+        assert isinstance(misfit, Failed)
+        assert "$.y: Field required" in misfit.error.message
