@@ -97,7 +97,7 @@ class ScriptedManager:
             ]
         )
         app[_MANAGER] = self
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
         await site.start()
@@ -293,6 +293,11 @@ def problem(status: int, detail: str, *, headers: dict[str, str] | None = None, 
     return web.Response(text=body, status=status, content_type="application/problem+json", headers=headers)
 
 
+async def as_usual(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """No fault."""
+    return await handler()
+
+
 async def cut_after_doing(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Do what was asked, and let the connection break before the answer."""
     response = await handler()
@@ -329,12 +334,12 @@ def says(body: bytes, status: int = 200, **headers: str) -> Step:
     return step
 
 
-def held(until: asyncio.Event) -> Step:
-    """Do and answer what was asked when `until` is set."""
+def held(until: asyncio.Event, *, then: Step | None = None) -> Step:
+    """When `until` is set, do and answer what was asked, or do `then`."""
 
     async def step(request: web.Request, handler: Handler) -> web.StreamResponse:
         await until.wait()
-        return await handler()
+        return await (then(request, handler) if then else handler())
 
     return step
 
