@@ -6,7 +6,8 @@ import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tacoq_protocol.durations import parse_duration
@@ -15,6 +16,7 @@ from tacoq_protocol.topology import Topology
 
 # It begins the name of every exchange and queue, where a dot separates parts.
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,49}")
+_SECRET = ("database_url", "broker_url", "api_key")  # values that may hold a password
 _POSTGRES = re.compile(r"^(postgres|postgresql)(\+asyncpg)?://")
 
 
@@ -71,3 +73,17 @@ class Settings(BaseSettings):
     @property
     def topology(self) -> Topology:
         return Topology(self.namespace, self.task_queues)
+
+
+def load_settings(**given: object) -> Settings:
+    """Read the environment; `given` goes before it. Raises ConfigurationError that names each wrong variable."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong = "; ".join(f"TACOQ_{str(found['loc'][0]).upper()}: {_told(found)}" for found in error.errors())
+        raise ConfigurationError(f"settings: {wrong}") from None
+
+
+def _told(found: ErrorDetails) -> str:
+    shown = "" if found["loc"][0] in _SECRET else f", but it is {found['input']!r}"
+    return f"{found['msg'].removeprefix('Value error, ')}{shown}"

@@ -98,4 +98,4 @@ def _told(found: Mapping[str, Any]) -> str:
     name = ".".join(names[:1])
     if found["type"] == "extra_forbidden":
         return f"unknown {where} parameter {name!r}: see /docs for those there are"
-    return f"{where} parameter {name!r}: {found['msg']}"
+    return f"{where} parameter {name!r}: {found['msg'].removeprefix('Value error, ')}"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -96,13 +98,19 @@ hot_routes: Final = [
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 
+def _fitting(pattern: str, name: str | None) -> str | None:
+    if name is not None and re.match(pattern, name) is None:
+        raise ValueError(f"{name!r} is no such name")
+    return name
+
+
 class Filters(BaseModel):
     """What `GET /v1/tasks` takes."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Annotated[str | None, Field(pattern=KIND_PATTERN)] = None
-    queue: Annotated[str | None, Field(pattern=QUEUE_PATTERN)] = None
+    kind: Annotated[str | None, AfterValidator(partial(_fitting, KIND_PATTERN))] = None
+    queue: Annotated[str | None, AfterValidator(partial(_fitting, QUEUE_PATTERN))] = None
     state: Annotated[list[TaskState], Field(description="may be given several times")] = []
     cursor: Annotated[UUID | None, Field(description="`next` of the page before")] = None
     limit: Annotated[int, Field(ge=1, le=500)] = 100
