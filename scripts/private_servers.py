@@ -23,8 +23,9 @@ NEEDED = {
 }
 
 # The shell starts a watchdog and becomes the server, so the server's pid is the one that Popen knows. The
-# watchdog reads the pipe whose other end we hold: however we end, it then ends the whole process group.
-WATCHED = 'exec 3<&0; ( read -r _; kill -KILL 0 ) <&3 & exec 3<&- "$@" </dev/null'
+# watchdog reads the pipe whose other end we hold: however we end, it then ends the whole process group. It is nobody's
+# child, as Postgres takes the death of a child that it does not know for a crash of its own.
+WATCHED = 'exec 3<&0; ( ( read -r _; kill -KILL 0 ) <&3 & ); exec 3<&- "$@" </dev/null'
 
 
 class ServiceError(Exception):
