@@ -11,6 +11,7 @@ from contextlib import suppress
 from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing
 from tacoq_protocol.brokers.hub import MemoryHub
 from tacoq_protocol.brokers.queues import News, Peer, Stored, Tap
+from tacoq_protocol.brokers.wanted import Wanted
 from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed, Unroutable
 
 __all__ = ["MemoryBroker", "MemoryHub"]
@@ -56,7 +57,8 @@ class MemoryBroker:
         self._fault = "it was not started"
         self._state_changed = asyncio.Event()
         self._callbacks: list[Callable[[LinkState], None]] = []
-        self._declared: list[Declared] = []
+        self._wanted = Wanted()
+        self._unconfirmed: set[asyncio.Future[bool]] = set()
         self._consuming: list[_MemoryConsuming] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -95,7 +97,7 @@ class MemoryBroker:
         self._callbacks.append(callback)
 
     async def declare(self, things: Declared) -> None:
-        self._declared.append(things)
+        self._wanted.add(things)
         if self.peer.connected:
             try:
                 self.hub.declare(things)
@@ -114,11 +116,14 @@ class MemoryBroker:
         confirmed = asyncio.get_running_loop().create_future()
         routed = self.hub.publish(self.peer, messages, lambda routed: self._confirm(confirmed, routed))
         if routed is None:
+            self._unconfirmed.add(confirmed)
             try:
                 async with asyncio.timeout(seconds):
                     routed = await confirmed
             except TimeoutError:
                 raise PublishUnconfirmed(f"{len(messages)} messages were not confirmed in {seconds:g} s") from None
+            finally:
+                self._unconfirmed.discard(confirmed)
         else:
             await asyncio.sleep(0)  # as over a network, others run before the confirm is here
         if not routed:
@@ -139,6 +144,10 @@ class MemoryBroker:
         else:
             with suppress(RuntimeError):  # the loop was closed under us: nobody is left to tell
                 loop.call_soon_threadsafe(callback)
+
+    def redeclare(self) -> None:
+        """Make what was declared exist again: a queue was deleted."""
+        self.hub.declare(self._wanted.all())
 
     def forget(self, consuming: _MemoryConsuming) -> None:
         """Do not open this consumer again."""
@@ -169,8 +178,7 @@ class MemoryBroker:
             return
         try:
             blocked = self.hub.connect(self.peer)
-            for things in self._declared:
-                self.hub.declare(things)
+            self.hub.declare(self._wanted.all())
             for consuming in list(self._consuming):
                 consuming.open()
         except BrokerUnavailable as error:
@@ -191,6 +199,9 @@ class MemoryBroker:
     def _lose(self, fault: str) -> None:
         self._fault = fault
         self._set_state(LinkState.CLOSED)
+        for confirmed in self._unconfirmed:
+            if not confirmed.done():
+                confirmed.set_exception(PublishUnconfirmed(f"messages were not confirmed: {fault}"))
         for consuming in list(self._consuming):
             consuming.lose()
 
@@ -200,7 +211,10 @@ class MemoryBroker:
         self._state = state
         self._state_changed.set()
         for callback in self._callbacks:
-            callback(state)
+            try:
+                callback(state)
+            except Exception:
+                log.exception("state callback failed", extra={"link": self.name, "state": state})
 
 
 class _MemoryConsuming:
@@ -252,14 +266,16 @@ class _MemoryConsuming:
             return
         self.tap = None
         if self._consumer.on_lost is not None:
-            self._consumer.on_lost()
+            try:
+                self._consumer.on_lost()
+            except Exception:
+                log.exception("loss callback failed", extra={"queue": self._consumer.queue.name})
 
     def _queue_deleted(self) -> None:
         log.warning("consumer cancelled by the broker", extra={"queue": self._consumer.queue.name})
         self.lose()
         if self._broker.peer.connected:
-            for things in self._broker._declared:  # noqa: SLF001 (one class in two halves)
-                self._broker.hub.declare(things)
+            self._broker.redeclare()
             self.open()
 
     def _wake(self) -> None:
@@ -280,5 +296,9 @@ class _MemoryConsuming:
             return False
         hub, callback = self._broker.hub, self._consumer.on_delivery
         for tag, stored in hub.take(tap, CALLBACKS_PER_TURN):
-            callback(MemoryDelivery(hub, tap, tag, stored))
+            try:
+                callback(MemoryDelivery(hub, tap, tag, stored))
+            except Exception:
+                # A promise of the port's user is broken. The message stays unacked; the others must not suffer.
+                log.exception("delivery callback failed")
         return bool(tap.inbox)

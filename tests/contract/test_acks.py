@@ -1,0 +1,61 @@
+"""The fewest acks that settle: checked against what a broker does with each of them."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tacoq_protocol.brokers.acks import Acks
+
+TAGS = 12
+steps = st.lists(st.tuples(st.sampled_from(["ack", "multiple", "reject", "send"]), st.integers(1, TAGS)), max_size=40)
+
+
+class Channel:
+    """A broker's side: asked to settle what it does not hold, it closes the channel, and so fails the test."""
+
+    def __init__(self) -> None:
+        self.unacked = set(range(1, TAGS + 1))
+        self.acked: set[int] = set()
+        self.rejected: set[int] = set()
+
+    def ack(self, tag: int, multiple: bool) -> None:
+        assert tag in self.unacked
+        settled = {t for t in self.unacked if t <= tag} if multiple else {tag}
+        self.unacked -= settled
+        self.acked |= settled
+
+    def reject(self, tag: int) -> None:
+        self.unacked.remove(tag)
+        self.rejected.add(tag)
+
+
+@given(steps)
+def test_the_broker_settles_what_was_settled_and_nothing_else(steps: list[tuple[str, int]]) -> None:
+    acks, channel = Acks(), Channel()
+    acked: set[int] = set()
+    rejected: set[int] = set()
+    for step, tag in [*steps, ("send", 0)]:
+        match step:
+            case "ack" if acks.ack(tag):
+                acked.add(tag)
+            case "multiple":
+                acks.ack(tag, multiple=True)
+                acked |= set(range(1, tag + 1)) - rejected
+            case "reject" if acks.reject(tag):
+                rejected.add(tag)
+                channel.reject(tag)
+            case "send":
+                for sent, multiple in acks.take():
+                    channel.ack(sent, multiple)
+    assert (channel.acked, channel.rejected) == (acked, rejected)
+
+
+def test_acks_without_a_gap_are_one_frame() -> None:
+    acks = Acks()
+    for tag in (3, 1, 2, 5):
+        acks.ack(tag)
+    assert acks.take() == [(3, True), (5, False)]
+    acks.ack(4)
+    assert acks.take() == [(4, False)]
+    assert acks.take() == []

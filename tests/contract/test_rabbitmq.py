@@ -1,0 +1,197 @@
+"""What only a real broker does: alarms, restarts, silence, two connections, credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from scripts.private_servers import PrivateRabbit
+from tacoq_protocol.broker import Broker, Declared, LinkState, Outgoing
+from tacoq_protocol.brokers.rabbitmq import RabbitBroker
+from tacoq_protocol.errors import BrokerError, BrokerUnavailable, ConfigurationError
+from tacoq_protocol.topology import Queue, Topology
+from tests.contract.worlds import Inbox, RabbitWorld
+from tests.support import eventually, free_port
+
+# A silent peer is noticed after three heartbeats and three seconds, here six seconds.
+SHORT_HEARTBEAT = "?heartbeat=1"
+
+
+@pytest_asyncio.fixture
+async def private(private_rabbit: PrivateRabbit) -> AsyncIterator[RabbitWorld]:
+    """A world on a RabbitMQ that may be stopped."""
+    made = RabbitWorld(private_rabbit.broker_url, f"test-{os.urandom(4).hex()}")
+    yield made
+    await made.close()
+
+
+async def test_twenty_losses_leave_no_task_and_no_socket_behind(rabbit: RabbitWorld) -> None:
+    broker, inbox = await rabbit.open(), Inbox(acks=True)
+    consuming = await broker.consume(inbox.consumer(rabbit.queue))
+    await _lose_and_recover(rabbit, broker, inbox, 1)
+    tasks, sockets = len(asyncio.all_tasks()), _sockets()
+    for number in range(2, 22):
+        await _lose_and_recover(rabbit, broker, inbox, number)
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks and _sockets() <= sockets, what="as many as before")
+    assert consuming.active
+
+
+async def _lose_and_recover(rabbit: RabbitWorld, broker: Broker, inbox: Inbox, number: int) -> None:
+    await rabbit.lose("one")
+    await inbox.lost_for_the(number)
+    await broker.wait_open(10)
+    await broker.publish(rabbit.tasks(b"%d" % number), seconds=10)
+    await inbox.has(b"%d" % number)
+
+
+def _sockets() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_stopped_broker_leaves_nothing_behind(rabbit: RabbitWorld) -> None:
+    before = len(asyncio.all_tasks())
+    broker = RabbitBroker(rabbit.url, "alone")
+    await broker.declare(rabbit.things)
+    await broker.consume(Inbox().consumer(rabbit.queue))
+    await broker.start()
+    await broker.wait_open(10)
+    await broker.publish(rabbit.tasks(b"x"), seconds=10)
+    await broker.stop()
+    await broker.stop()
+    await eventually(lambda: len(asyncio.all_tasks()) <= before)
+
+
+async def test_a_silent_link_is_noticed_and_replaced(rabbit: RabbitWorld) -> None:
+    rabbit.url += SHORT_HEARTBEAT
+    broker, inbox = await rabbit.open(), Inbox()
+    await broker.consume(inbox.consumer(rabbit.queue))
+    rabbit.freeze()
+    await eventually(lambda: broker.state is LinkState.CLOSED, 15)
+    rabbit.thaw()
+    await broker.wait_open(15)
+    await broker.publish(rabbit.tasks(b"x"), seconds=10)
+    await inbox.has(b"x")
+
+
+async def test_a_stop_on_a_silent_link_does_not_wait_for_it(rabbit: RabbitWorld) -> None:
+    broker, inbox = await rabbit.open(), Inbox()
+    await broker.consume(inbox.consumer(rabbit.queue))
+    rabbit.freeze()
+    began = time.monotonic()
+    await broker.stop()
+    assert time.monotonic() - began < 8
+    rabbit.thaw()
+
+
+async def test_under_an_alarm_publishing_is_blocked_and_all_else_goes_on(
+    private: RabbitWorld, private_rabbit: PrivateRabbit
+) -> None:
+    broker, inbox = await private.open(), Inbox()
+    states: list[LinkState] = []
+    broker.on_state(states.append)
+    await broker.publish(private.tasks(b"a", b"b"), seconds=10)
+    consuming = await broker.consume(inbox.consumer(private.queue, prefetch=1))
+    await asyncio.to_thread(private_rabbit.ctl, "set_vm_memory_high_watermark", "0.00001")
+    # The broker tells a connection when it publishes next; that one publish has no confirm.
+    while broker.state is LinkState.OPEN:
+        with pytest.raises(BrokerError):
+            await broker.publish(private.tasks(b"c"), seconds=0.5)
+    assert broker.state is LinkState.BLOCKED
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match="short of memory or disk"):
+        await broker.publish(private.tasks(b"d"), seconds=10)
+    assert time.monotonic() - began < 1
+    inbox.deliveries[0].ack()
+    await inbox.has(b"b")
+    await broker.declare(Declared(queues=[private.topology.dead_queue]))
+    assert await broker.message_count(private.topology.dead_queue.name) == 0
+    assert consuming.active
+    await asyncio.to_thread(private_rabbit.ctl, "set_vm_memory_high_watermark", "0.6")
+    await broker.wait_open(10)
+    assert states == [LinkState.BLOCKED, LinkState.OPEN]
+    await broker.publish(private.tasks(b"e"), seconds=10)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_a_restarted_server_is_used_again(private: RabbitWorld, private_rabbit: PrivateRabbit, how: str) -> None:
+    broker, inbox, reports = await private.open(), Inbox(), Inbox()
+    kept = private.topology.reports_queue
+    consuming = await broker.consume(inbox.consumer(private.queue))
+    await broker.publish([_report(private)], seconds=10)
+    await asyncio.to_thread(getattr(private_rabbit, how))
+    await eventually(lambda: broker.state is LinkState.CLOSED)
+    await asyncio.to_thread(private_rabbit.start)
+    await broker.wait_open(30)
+    await eventually(lambda: consuming.active, 30)
+    await broker.publish(private.tasks(b"x"), seconds=10)
+    await inbox.has(b"x")
+    await broker.consume(reports.consumer(kept))
+    await reports.has(b"report")
+
+
+def _report(world: RabbitWorld) -> Outgoing:
+    name = world.topology.reports_queue.name
+    return Outgoing(world.topology.reports.name, name, "test/1", b"report", persistent=True)
+
+
+async def test_task_queues_can_be_switched_between_classic_and_quorum(rabbit: RabbitWorld) -> None:
+    broker, inbox = await rabbit.open(), Inbox()
+    await broker.consume(inbox.consumer(rabbit.queue))
+    quorum = Topology(rabbit.topology.namespace, "quorum")
+    other = RabbitBroker(rabbit.url, "switched")
+    try:
+        await other.declare(
+            Declared(quorum.exchanges, [quorum.task_queue("default")], [quorum.task_binding("default")])
+        )
+        await other.start()
+        await other.wait_open(10)
+        await inbox.lost_for_the(1)
+        await other.publish(rabbit.tasks(b"x"), seconds=10)
+    finally:
+        await other.stop()
+
+
+async def test_a_consumer_of_a_queue_that_cannot_be_had_does_not_hold_up_the_others(rabbit: RabbitWorld) -> None:
+    broker, inbox, never = await rabbit.open(), Inbox(), Inbox()
+    wrong = Queue(rabbit.topology.dead_queue.name, {"x-queue-type": "quorum"})
+    refused = await broker.consume(never.consumer(wrong))
+    consuming = await broker.consume(inbox.consumer(rabbit.queue))
+    await rabbit.lose("one")
+    await inbox.lost_for_the(1)
+    await eventually(lambda: consuming.active)
+    await broker.publish(rabbit.tasks(b"x"), seconds=10)
+    await inbox.has(b"x")
+    assert not refused.active
+    await refused.stop()
+
+
+async def test_the_password_is_never_shown(rabbit: RabbitWorld, caplog: pytest.LogCaptureFixture) -> None:
+    parts = urlsplit(rabbit.url)
+    url = parts._replace(netloc=f"guest:s3cret@{parts.hostname}:{parts.port}").geturl()
+    await _fails_without_showing("s3cret", url, caplog)
+    await _fails_without_showing("s3cret", f"amqp://guest:s3cret@127.0.0.1:{free_port()}/", caplog)
+
+
+async def _fails_without_showing(secret: str, url: str, caplog: pytest.LogCaptureFixture) -> None:
+    broker = RabbitBroker(url, "secretive")
+    with caplog.at_level(logging.DEBUG):
+        await broker.start()
+        with pytest.raises(BrokerUnavailable, match="cannot connect") as raised:
+            await broker.wait_open(1)
+        await broker.stop()
+    assert secret not in str(raised.value)
+    assert all(secret not in f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:5672", "http://localhost/", "amqp://host:port/"])
+def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="amqp://"):
+        RabbitBroker(url)
