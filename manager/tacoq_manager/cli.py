@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import click
@@ -47,28 +47,31 @@ def migrate() -> None:
 
 async def _manage(settings: Settings) -> bool:
     """Run until SIGTERM or SIGINT; whether it broke instead."""
+    from tacoq_manager.api.app import create_app
     from tacoq_manager.manager import Manager
-    from tacoq_manager.serve import listen, serve, url_of
+    from tacoq_manager.serve import HttpServer
     from tacoq_manager.store.migrate import check
     from tacoq_protocol.brokers.rabbitmq import RabbitBroker
 
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError):  # on Windows Ctrl-C raises KeyboardInterrupt
-            loop.add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await check(settings.database_url)
-    listening = listen(settings.host, settings.port)
-    running = Manager(settings, RabbitBroker(settings.broker_url, "tacoq manager"))
-    try:
-        await running.start()
-        log.info("manager started", extra={"url": url_of(listening), "manager": running.id})
-        await serve(running, listening, stop)
-    finally:
-        listening.close()
-        await running.stop()
-    log.info("manager stopped", extra={"manager": running.id})
-    return running.broken.is_set()
+    async with AsyncExitStack() as running:
+        composed = Manager(settings, RabbitBroker(settings.broker_url, "tacoq manager"))
+        running.push_async_callback(composed.stop)
+        await composed.start()
+        server = HttpServer(create_app(composed), settings.host, settings.port)
+        await server.start()
+        running.push_async_callback(server.stop)
+        log.info("manager started", extra={"url": server.url, "manager": composed.id})
+        ends = [asyncio.create_task(event.wait()) for event in (stop, composed.broken)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        log.info("manager stopping", extra={"manager": composed.id})
+    return composed.broken.is_set()
 
 
 def _run(work: Coroutine[Any, Any, bool]) -> bool:
