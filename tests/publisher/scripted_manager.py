@@ -76,6 +76,7 @@ class ScriptedManager:
     open_streams: int = 0
     stream_seconds: float | None = None  # end wait streams after that, whatever was asked
     url: str = ""
+    loop: asyncio.AbstractEventLoop = field(init=False)
     _port: int = 0
     _steps: dict[str, deque[Step]] = field(default_factory=lambda: defaultdict(deque))
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -83,6 +84,7 @@ class ScriptedManager:
 
     async def start(self) -> None:
         """Listen: on a free port the first time, on the same one later."""
+        self.loop = asyncio.get_running_loop()
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._follow_script])
         app.add_routes(
             [

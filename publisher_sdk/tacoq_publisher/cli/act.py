@@ -1,0 +1,117 @@
+"""`tacoq publish`, `cancel` and `retry`: the commands that change something."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from datetime import timedelta
+from typing import Any, NoReturn, Unpack
+from uuid import UUID
+
+import click
+
+from tacoq_protocol.errors import InvalidTask, TaskConflict
+from tacoq_protocol.http import Cancelled
+from tacoq_protocol.states import TaskState
+from tacoq_publisher.cli import asking
+from tacoq_publisher.cli.asking import ask, manager_options, print_json
+from tacoq_publisher.manager import Manager
+from tacoq_publisher.newtask import TaskOptions
+from tacoq_publisher.publisher import Publisher
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("payload", metavar="[JSON]", default="null")
+@click.option("--wait", is_flag=True, help="Wait for the end of the task and print its result.")
+@click.option("--wait-timeout", type=asking.duration, help="Wait, but not longer; the task goes on.")
+@click.option("--queue", help="Whose workers run it.  [default: the kind's queue]")
+@click.option("--priority", type=int, default=0, show_default=True, help="0 to 9; 9 goes first.")
+@click.option("--delay", type=asking.duration, help="Run it that much later.")
+@click.option("--run-at", type=asking.moment, help="Run it at that time.")
+@click.option("--expires", type=asking.duration_or_moment, help="Drop it when it has not started by then.")
+@click.option("--max-attempts", type=int, help="Runs at most.  [default: the kind's]")
+@click.option("--timeout", type=asking.duration, help="Longest time of one run.  [default: the kind's]")
+@click.option("--id", "task_id", type=asking.task_id, help="A UUIDv7 of your own, to publish it again without harm.")
+@click.option("--retry-for", type=asking.duration, default="30s", show_default=True, help="When the manager is away.")
+@manager_options
+def publish(
+    kind: str,
+    payload: str,
+    wait: bool,
+    wait_timeout: timedelta | None,
+    task_id: UUID | None,
+    retry_for: timedelta,
+    url: str | None,
+    as_json: bool,
+    **options: Unpack[TaskOptions],
+) -> None:
+    """Publish a task of KIND with the payload JSON (left out: null; -: from the standard input).
+
+    Prints the task's id, or with --wait its result. Durations are seconds, or like 90s, 10m, 1h30m.
+    """
+    value = _parsed(sys.stdin.read() if payload == "-" else payload)
+
+    async def published() -> None:
+        async with Publisher(url, retry_for=retry_for) as publisher:
+            handle = await publisher.publish(kind, value, task_id=task_id, **options)
+            if not wait and wait_timeout is None:
+                if as_json:
+                    print_json({"id": handle.id, "kind": kind})
+                else:
+                    click.echo(str(handle.id))
+                return
+            view = await handle.wait(wait_timeout)
+            if as_json:
+                print_json(view)
+            result = await handle.result()  # of a task without one it raises the error
+            if not as_json:
+                print_json(result)
+
+    asyncio.run(published())
+
+
+@click.command()
+@click.argument("task_id", metavar="ID", type=asking.task_id)
+@manager_options
+def cancel(task_id: UUID, url: str | None, as_json: bool) -> None:
+    """Cancel a task; one that runs is asked to stop."""
+
+    async def cancelled(manager: Manager) -> Cancelled:
+        if (answer := await manager.cancel(task_id)) is not None:
+            return answer
+        state = (await manager.view(task_id)).state
+        if state is TaskState.CANCELLED:
+            return Cancelled(id=task_id, state=state, cancel_requested=False)
+        raise TaskConflict(f"task {task_id} is {state} already: nothing is left to cancel", task_id=task_id)
+
+    answer = ask(url, cancelled)
+    if as_json:
+        print_json(answer)
+    elif answer.state is TaskState.CANCELLED:
+        click.echo(f"{task_id} is cancelled")
+    else:
+        click.echo(f"{task_id} is {answer.state}: its workers are asked to stop it")
+
+
+@click.command()
+@click.argument("task_id", metavar="ID", type=asking.task_id)
+@manager_options
+def retry(task_id: UUID, url: str | None, as_json: bool) -> None:
+    """Publish a task that has ended once more, as a new task; prints its id."""
+    accepted = ask(url, lambda manager: manager.retry(task_id))
+    if as_json:
+        print_json(accepted)
+    else:
+        click.echo(str(accepted.id))
+
+
+def _parsed(text: str) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is none of its numbers")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise InvalidTask(f"the payload is not JSON: {error}: quote it for the shell, as in '{{\"x\": 2}}'") from None

@@ -1,0 +1,120 @@
+"""What the commands share: options in, a manager to ask; values in, lines of text or JSON out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import click
+import msgspec
+
+from tacoq_protocol.durations import parse_duration
+from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.http import View
+from tacoq_publisher.manager import Manager
+from tacoq_publisher.settings import load_settings
+from tacoq_publisher.transport import Transport
+
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_TRY_SECONDS = 15.0
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
+
+
+def manager_options(command: Command) -> Command:
+    """Add the options that every command has."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print one line of JSON."),
+        click.option("--url", help="Address of the manager.  [default: TACOQ_MANAGER_URL, or http://127.0.0.1:3000]"),
+    ):
+        command = option(command)
+    return command
+
+
+def ask(url: str | None, question: Callable[[Manager], Awaitable[T]]) -> T:
+    """Ask the manager once; somebody is watching, so nothing is tried for long. Raises what the question raises."""
+
+    async def asked() -> T:
+        async with Transport(load_settings(url), retry_for=0.0, try_seconds=_TRY_SECONDS) as transport:
+            return await question(Manager(transport))
+
+    return asyncio.run(asked())
+
+
+def duration(value: str) -> timedelta:
+    """Read seconds, or text like 10m. Raises click.BadParameter, as its neighbours do."""
+    try:
+        return parse_duration(float(value) if value.replace(".", "", 1).isdecimal() else value)
+    except ConfigurationError:
+        raise click.BadParameter(f"{value!r} is not a duration: give seconds, or text like 10m (ms s m h d)") from None
+
+
+def moment(value: str) -> datetime:
+    """Read an ISO 8601 time with an offset."""
+    try:
+        read = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a time: give one like 2030-01-31T12:00:00Z") from None
+    if read.utcoffset() is None:
+        raise click.BadParameter(f"{value!r} has no offset: end it with Z for UTC, or with one like +02:00")
+    return read
+
+
+def duration_or_moment(value: str) -> timedelta | datetime:
+    """Read either."""
+    return moment(value) if "-" in value else duration(value)
+
+
+def task_id(value: str) -> UUID:
+    """Read a task id."""
+    try:
+        return UUID(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a task id: they are UUIDs, as tacoq publish and ps print") from None
+
+
+def print_json(value: object) -> None:
+    """Print a model, or plain values, as one line."""
+    click.echo(value.model_dump_json() if isinstance(value, View) else msgspec.json.encode(value).decode())
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:
+    """Print aligned columns, numbers to the right; `none` where there are no rows."""
+    if not rows:
+        click.echo(none)
+        return
+    cells = [headings, *([text(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
+    right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(headings))]
+    for row in cells:
+        columns = (cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True))
+        click.echo("  ".join(columns).rstrip())
+
+
+def text(value: object) -> str:
+    """Return how a table shows a value: times by their age, nothing as a dash, no control characters."""
+    match value:
+        case None:
+            return "-"
+        case datetime():
+            return age(value)
+        case float():
+            return f"{value:g}"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return ", ".join(map(text, value)) or "-"
+        case _:
+            return "".join(c if c.isprintable() else "�" for c in str(value))
+
+
+def age(moment: datetime) -> str:
+    """Say how long ago `moment` was, or how soon it will be, in its largest unit."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    size, unit = next((u for u in _UNITS if abs(seconds) >= u[0]), (1, "s"))
+    amount = f"{int(abs(seconds) / size)} {unit}"
+    return f"{amount} ago" if seconds >= 0 else f"in {amount}"

@@ -1,0 +1,153 @@
+"""`tacoq ps`, `show`, `workers`, `queues` and `kinds`: the commands that only look."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import click
+import msgspec
+
+from tacoq_protocol.http import TaskView, Timeline
+from tacoq_protocol.states import TaskState
+from tacoq_publisher.cli import asking
+from tacoq_publisher.cli.asking import age, ask, manager_options, print_json, print_table, text
+from tacoq_publisher.manager import Manager
+
+
+@click.command()
+@click.option("--kind", help="Only of this kind.")
+@click.option("--queue", help="Only of this queue.")
+@click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only in this state.")
+@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, help="At most so many.")
+@click.option("--cursor", help="Go on where a page ended.")
+@manager_options
+def ps(
+    kind: str | None,
+    queue: str | None,
+    state: str | None,
+    limit: int,
+    cursor: str | None,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """List tasks, newest first."""
+    page = ask(url, lambda manager: manager.tasks(kind=kind, queue=queue, state=state, cursor=cursor, limit=limit))
+    if as_json:
+        print_json(page)
+        return
+    print_table(
+        ["ID", "KIND", "QUEUE", "STATE", "PRIORITY", "ATTEMPT", "CREATED", "ERROR"],
+        [
+            (t.id, t.kind, t.queue, t.state, t.priority, t.attempt, t.created_at, t.error.type if t.error else "")
+            for t in page.tasks
+        ],
+        none="no tasks",
+    )
+    if page.next:
+        click.echo(f"there are more: add --cursor {page.next}", err=True)
+
+
+@click.command()
+@click.argument("task_id", metavar="ID", type=asking.task_id)
+@manager_options
+def show(task_id: UUID, url: str | None, as_json: bool) -> None:
+    """Show a task: all fields, payload, result or error, and what happened to it."""
+
+    async def both(manager: Manager) -> tuple[TaskView, Timeline]:
+        return await manager.view(task_id, payload=True), await manager.timeline(task_id)
+
+    view, timeline = ask(url, both)
+    if as_json:
+        fields = msgspec.to_builtins(view, builtin_types=(datetime, UUID, msgspec.Raw))
+        print_json(fields | {"events": timeline.model_dump(mode="json", exclude_none=True)["events"]})
+        return
+    for name in view.__struct_fields__:
+        value = getattr(view, name)
+        if value is None or value is msgspec.UNSET or name == "error":
+            continue
+        if isinstance(value, datetime):
+            value = f"{value.isoformat()} ({age(value)})"
+        elif isinstance(value, msgspec.Raw):
+            value = bytes(value).decode(errors="replace")
+        click.echo(f"{name.replace('_', ' '):17} {text(value)}")
+    if view.error:
+        click.echo(f"{'error':17} {view.error.type}: {text(view.error.message)}")
+        if view.error.traceback:
+            click.echo(view.error.traceback.rstrip())
+    click.echo()
+    print_table(
+        ["AT", "EVENT", "RELEASE", "SESSION", "DETAIL"],
+        [(e.at.isoformat(), e.event, e.release, e.session, e.detail) for e in timeline.events],
+        none="nothing has happened to it yet",
+    )
+
+
+@click.command()
+@manager_options
+def workers(url: str | None, as_json: bool) -> None:
+    """List worker sessions."""
+    found = ask(url, Manager.workers)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["SESSION", "QUEUE", "STATE", "HOST", "PID", "HELD", "SLOTS", "MEMORY", "SEEN", "VERSION", "KINDS"],
+        [
+            (
+                w.session,
+                w.queue,
+                f"{w.state}, loop blocked" if w.loop_blocked else w.state,
+                w.host,
+                w.pid,
+                w.held,
+                w.slots,
+                _mebibytes(w.rss_bytes),
+                w.seen_at,
+                w.version,
+                w.kinds,
+            )
+            for w in found.workers
+        ],
+        none="no workers: start one with tacoq worker MODULE:OBJECT",
+    )
+
+
+@click.command()
+@manager_options
+def queues(url: str | None, as_json: bool) -> None:
+    """List queues: their tasks by state, and what their workers can take."""
+    found = ask(url, Manager.queues)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["QUEUE", "PAUSED", "SCHEDULED", "PENDING", "QUEUED", "RUNNING", "WORKERS", "SLOTS", "CREDIT"],
+        [
+            (q.name, q.paused, q.scheduled, q.pending, q.queued, q.running, q.workers, q.slots, q.credit)
+            for q in found.queues
+        ],
+        none="no queues: the first worker or task of one makes it",
+    )
+
+
+@click.command()
+@manager_options
+def kinds(url: str | None, as_json: bool) -> None:
+    """List the kinds that workers have registered; --json has their schemas."""
+    found = ask(url, Manager.kinds)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["KIND", "QUEUE", "ATTEMPTS", "TIMEOUT", "ON LOST", "SEEN"],
+        [
+            (k.name, k.queue, k.max_attempts, f"{k.timeout:g} s" if k.timeout else None, k.on_lost, k.seen_at)
+            for k in found.kinds
+        ],
+        none="no kinds: a worker registers its kinds when it starts",
+    )
+
+
+def _mebibytes(count: int | None) -> str | None:
+    return None if count is None else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,244 @@
+"""The commands, as people and scripts use them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from typing import Any
+from uuid import UUID
+
+import click
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from tacoq_protocol.cli import tacoq
+from tacoq_protocol.errors import (
+    ConfigurationError,
+    InvalidTask,
+    ManagerUnavailable,
+    TaskConflict,
+    TaskFailed,
+    TaskNotFound,
+)
+from tacoq_protocol.http import ErrorInfo
+from tacoq_protocol.states import TaskState
+from tacoq_publisher import cli, new_task_id
+from tests.publisher.scripted_manager import ScriptedManager, busy, manager_in_a_thread, says
+
+
+@pytest.fixture
+def manager(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedManager]:
+    with manager_in_a_thread(finish_at_once=True) as manager:
+        monkeypatch.setenv("TACOQ_MANAGER_URL", manager.url)
+        yield manager
+
+
+def run(*args: str, stdin: str | None = None) -> Result:
+    """Run `tacoq …`; errors of ours come out as themselves, as the console script's `main` gets them."""
+    result = CliRunner().invoke(tacoq, args, input=stdin)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def succeeds(*args: str, stdin: str | None = None) -> str:
+    result = run(*args, stdin=stdin)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def published(manager: ScriptedManager, state: TaskState = TaskState.COMPLETED, **more: Any) -> UUID:
+    """Return the id of a task in this state."""
+    task_id = UUID(succeeds("publish", "add", '{"x": 1}').strip())
+    asyncio.run_coroutine_threadsafe(manager.finish(task_id, state, **more), manager.loop).result()
+    return task_id
+
+
+def test_every_command_is_an_entry_point() -> None:
+    mine = {p.name: p for p in entry_points(group="tacoq.commands") if p.value.startswith("tacoq_publisher.")}
+    assert sorted(mine) == sorted(cli.__all__)
+    for name, point in mine.items():
+        command = point.load()
+        assert isinstance(command, click.Command)
+        assert command.name == name
+        assert "--json" in succeeds(name, "--help")
+
+
+def test_publish_prints_the_id(manager: ScriptedManager) -> None:
+    task_id = UUID(succeeds("publish", "add", '{"x": [1, 2.5, "ä"]}').strip())
+    assert json.loads(bytes(manager.accepted[task_id].payload)) == {"x": [1, 2.5, "ä"]}
+    assert json.loads(succeeds("publish", "add", "--json"))["kind"] == "add"
+    assert bytes(list(manager.accepted.values())[-1].payload) == b"null"
+
+
+def test_publish_passes_every_option_on(manager: ScriptedManager) -> None:
+    mine = str(new_task_id())
+    options = "--queue sums --priority 7 --delay 1h30m --expires 90 --max-attempts 4 --timeout 2.5"
+    assert succeeds("publish", "add", "1", "--id", mine, *options.split()).strip() == mine
+    task = manager.accepted[UUID(mine)]
+    assert (task.queue, task.priority, task.delay, task.expires_in) == ("sums", 7, 5400.0, 90.0)
+    assert (task.max_attempts, task.timeout) == (4, 2.5)
+    noon = datetime(2030, 1, 31, 12, tzinfo=UTC)
+    task_id = UUID(
+        succeeds("publish", "add", "--run-at", "2030-01-31T12:00:00Z", "--expires", "2030-01-31T13:00+01:00").strip()
+    )
+    assert (manager.accepted[task_id].run_at, manager.accepted[task_id].expires_at) == (noon, noon)
+
+
+def test_publish_reads_a_payload_from_the_standard_input(manager: ScriptedManager) -> None:
+    assert succeeds("publish", "add", "-", "--wait", stdin='{"long": true}\n') == '{"long":true}\n'
+
+
+def test_publish_and_wait_prints_the_result(manager: ScriptedManager) -> None:
+    assert succeeds("publish", "add", "[1,2]", "--wait") == "[1,2]\n"
+    view = json.loads(succeeds("publish", "add", "3", "--wait", "--json"))
+    assert (view["state"], view["result"]) == ("completed", 3)
+
+
+def test_publish_and_wait_for_a_task_that_fails_is_an_error(manager: ScriptedManager) -> None:
+    task_id = published(manager, TaskState.FAILED, error=ErrorInfo("ValueError", "no"))
+    with pytest.raises(TaskFailed, match="ValueError: no"):
+        run("publish", "add", '{"x": 1}', "--wait", "--id", str(task_id))
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        (["publish", "add", "{x: 1}"], InvalidTask, "the payload is not JSON"),
+        (["publish", "add", "NaN"], InvalidTask, "NaN is none of its numbers"),
+        (["publish", "a b"], InvalidTask, "'a b' is not a kind"),
+        (["publish", "add", "--priority", "11"], ConfigurationError, "priority = 11"),
+        (["publish", "add", "--id", "00000000-0000-4000-8000-000000000000"], ConfigurationError, "not a UUIDv7"),
+        (["ps", "--url", "nowhere"], ConfigurationError, "TACOQ_MANAGER_URL"),
+        (["ps", "--url", "http://127.0.0.1:9"], ManagerUnavailable, "cannot connect"),
+        (["show", str(UUID(int=7))], TaskNotFound, "no task has the id"),
+        (["cancel", str(UUID(int=7))], TaskNotFound, "no task has the id"),
+        (["retry", str(UUID(int=7))], TaskNotFound, "no task has the id"),
+    ],
+)
+def test_an_error_of_ours(manager: ScriptedManager, args: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        run(*args)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["publish"], "Missing argument 'KIND'"),
+        (["publish", "add", "--delay", "soon"], "'soon' is not a duration"),
+        (["publish", "add", "--expires", "2030-01-31T12:00:00"], "has no offset"),
+        (["publish", "add", "--run-at", "tomorrow"], "'tomorrow' is not a time"),
+        (["publish", "add", "--priorty", "1"], "No such option"),
+        (["show", "17"], "'17' is not a task id"),
+        (["ps", "--state", "lost"], "'lost' is not one of"),
+    ],
+)
+def test_an_error_of_use(args: list[str], message: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_ps_lists_tasks_newest_first(manager: ScriptedManager) -> None:
+    assert succeeds("ps") == "no tasks\n"
+    ids = [published(manager) for _ in range(2)] + [
+        published(manager, TaskState.FAILED, error=ErrorInfo("OSError", "x"))
+    ]
+    heading, *lines = succeeds("ps").splitlines()
+    assert heading.split() == ["ID", "KIND", "QUEUE", "STATE", "PRIORITY", "ATTEMPT", "CREATED", "ERROR"]
+    assert [line.split()[0] for line in lines] == [str(id) for id in reversed(ids)]
+    assert lines[0].split()[1:4] == ["add", "default", "failed"]
+    assert lines[0].endswith("OSError")
+    assert len(set(map(len, [line.split("OSError")[0].rstrip() for line in lines]))) == 1
+
+
+def test_ps_filters_and_pages(manager: ScriptedManager) -> None:
+    done, failed = published(manager), published(manager, TaskState.FAILED)
+    page = json.loads(succeeds("ps", "--json", "--state", "failed", "--kind", "add", "--queue", "default"))
+    assert [task["id"] for task in page["tasks"]] == [str(failed)]
+    result = run("ps", "--limit", "1")
+    assert result.stderr == "there are more: add --cursor 1\n"
+    assert str(done) in succeeds("ps", "--limit", "1", "--cursor", "1")
+
+
+def test_show_tells_all_there_is(manager: ScriptedManager) -> None:
+    error = ErrorInfo("ValueError", "no\x1b[31m", "Traceback (most recent call last):\n  ValueError: no\n")
+    task_id = published(manager, TaskState.FAILED, error=error)
+    shown = succeeds("show", str(task_id))
+    for part in (str(task_id), "failed", '{"x":1}', "ValueError: no", "Traceback (most recent", "accepted"):
+        assert part in shown
+    assert "\x1b" not in shown
+    fields = json.loads(succeeds("show", str(task_id), "--json"))
+    assert (fields["payload"], fields["error"]["type"]) == ({"x": 1}, "ValueError")
+    assert [event["event"] for event in fields["events"]] == ["accepted"]
+    assert json.loads(succeeds("show", str(published(manager, result=b'{"sum":3}')), "--json"))["result"] == {"sum": 3}
+
+
+def test_cancel(manager: ScriptedManager) -> None:
+    waiting, running, done = (
+        published(manager, s) for s in (TaskState.PENDING, TaskState.RUNNING, TaskState.COMPLETED)
+    )
+    assert succeeds("cancel", str(waiting)) == f"{waiting} is cancelled\n"
+    assert succeeds("cancel", str(waiting)) == f"{waiting} is cancelled\n"
+    assert succeeds("cancel", str(running)) == f"{running} is running: its workers are asked to stop it\n"
+    assert json.loads(succeeds("cancel", str(running), "--json"))["cancel_requested"] is True
+    with pytest.raises(TaskConflict, match="is completed already: nothing is left to cancel"):
+        run("cancel", str(done))
+
+
+def test_retry_prints_the_id_of_the_new_task(manager: ScriptedManager) -> None:
+    failed = published(manager, TaskState.FAILED)
+    again = UUID(succeeds("retry", str(failed)).strip())
+    assert again != failed
+    assert again in manager.accepted
+    assert json.loads(succeeds("retry", str(failed), "--json"))["id"] != str(failed)
+    with pytest.raises(TaskConflict, match="only a final task can be retried"):
+        run("retry", str(published(manager, TaskState.PENDING)))
+
+
+def test_retry_is_not_sent_twice(manager: ScriptedManager) -> None:
+    """The manager makes the new id: a second request would be a second task."""
+    failed = published(manager, TaskState.FAILED)
+    manager.script(f"/tasks/{failed}/retry", busy())
+    with pytest.raises(ManagerUnavailable, match="it may have been done nevertheless"):
+        run("retry", str(failed))
+    assert len(manager.requests(f"/tasks/{failed}/retry")) == 1
+
+
+@pytest.mark.parametrize(
+    ("listing", "words"),
+    [
+        ("workers", ["SESSION", "default", "live", "alpha", "17", "48 MiB", "add"]),
+        ("queues", ["QUEUE", "default", "no", "6"]),
+        ("kinds", ["KIND", "add", "default", "30 s", "retry"]),
+    ],
+)
+def test_a_listing(manager: ScriptedManager, listing: str, words: list[str]) -> None:
+    printed = succeeds(listing)
+    assert all(word in printed for word in words), printed
+    assert len(json.loads(succeeds(listing, "--json"))[listing]) == 1
+    manager.script(f"/{listing}", says(msgspec.json.encode({listing: []})))
+    assert succeeds(listing).startswith(f"no {listing}")
+
+
+def test_in_a_process_of_its_own(manager: ScriptedManager) -> None:
+    def tacoq(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from tacoq_protocol.cli import main; main()", *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+    done = tacoq("publish", "add", '{"x": 2}', "--wait")
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{"x":2}\n', "")
+    failed = tacoq("show", str(UUID(int=7)))
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr.startswith("tacoq: no task has the id")
+    assert failed.stderr.count("\n") == 1
+    away = tacoq("queues", "--url", "http://127.0.0.1:9")
+    assert away.returncode == 1
+    assert away.stderr.startswith("tacoq: the manager at http://127.0.0.1:9 was not available")
+    assert away.stderr.count("\n") == 1
