@@ -46,6 +46,7 @@ class FakeManager:
         self.queue = queue
         self.reports: list[Report] = []
         self.batches: list[list[Report]] = []
+        self._outcomes: dict[Fence, list[Outcome]] = {}
         self.presence: list[Presence] = []
         self.dead: list[bytes] = []
         self._changed = asyncio.Event()
@@ -91,7 +92,7 @@ class FakeManager:
         return self.outcomes(release)[0]
 
     def outcomes(self, release: Release) -> list[Outcome]:
-        return [r for r in self.reports if not isinstance(r, Started) and _fence(r) == release.fence]
+        return self._outcomes.get(release.fence, [])
 
     def started(self, release: Release) -> bool:
         return any(isinstance(r, Started) and _fence(r) == release.fence for r in self.reports)
@@ -124,6 +125,9 @@ class FakeManager:
         message = decode_reports(delivery.format, delivery.body)
         self.batches.append(message.reports)
         self.reports += message.reports
+        for report in message.reports:
+            if not isinstance(report, Started):
+                self._outcomes.setdefault(_fence(report), []).append(report)
         delivery.ack()
         self._changed.set()
 

@@ -24,21 +24,15 @@ class Gate:
         self.entered = 0
         self.runs = 0
         self.open = asyncio.Event()
-        self.worker.task("wait")(self._make_wait())
-        self.worker.task("noop")(self._make_noop())
 
-    def _make_wait(self):  # type: ignore[no-untyped-def]
+        @self.worker.task
         async def wait() -> None:
             self.entered += 1
             await self.open.wait()
 
-        return wait
-
-    def _make_noop(self):  # type: ignore[no-untyped-def]
+        @self.worker.task
         async def noop() -> None:
             self.runs += 1
-
-        return noop
 
 
 def disconnect(hub: MemoryHub, session: Session) -> None:
@@ -120,6 +114,7 @@ async def test_order_and_number_of_reports_survive_many_lost_connections(
         for n, release in enumerate(releases):
             await manager.publish(release)
             if n % 30 == 0:
+                await manager.until(lambda: len(manager.reports) >= n // 2)  # noqa: B023
                 disconnect(hub, session)
         await manager.until(lambda: all(manager.outcomes(r) for r in releases))
         await manager.until(lambda: broker_holds(hub, manager) == 0 and not session._intake.held)

@@ -230,7 +230,8 @@ def _refuse_unnamed(parameter: inspect.Parameter, name: str) -> None:
     if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         stars = "*" if parameter.kind is parameter.VAR_POSITIONAL else "**"
         raise ConfigurationError(
-            f"{name} takes {stars}{parameter.name}, and a payload has named fields: give each its own parameter, or take one dict"
+            f"{name} takes {stars}{parameter.name}, and a payload has named fields: "
+            "give each its own parameter, or take one dict"
         )
     if parameter.kind is parameter.POSITIONAL_ONLY:
         raise ConfigurationError(

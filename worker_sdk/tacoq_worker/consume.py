@@ -60,6 +60,11 @@ class Intake:
             Consumer(self._queue, self._delivered, prefetch=self._prefetch, on_lost=self._lost)
         )
 
+    @property
+    def active(self) -> bool:
+        """True while the broker would give it releases."""
+        return self._consuming is not None and self._consuming.active
+
     async def stop(self) -> None:
         """Take no more; what was delivered can still be acked."""
         self._closed = True

@@ -51,6 +51,11 @@ class ControlQueue:
             Consumer(Queue(exclusive=True), self._delivered, bindings=bindings)
         )
 
+    @property
+    def active(self) -> bool:
+        """True while managers can be heard."""
+        return self._consuming is not None and self._consuming.active
+
     async def close(self) -> None:
         if self._consuming is not None:
             await self._consuming.close()

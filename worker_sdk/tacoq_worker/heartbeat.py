@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -29,12 +30,18 @@ from tacoq_worker.worker import Worker
 
 log = logging.getLogger("tacoq.worker")
 
+UNREGISTERED_SECONDS = 0.05  # between looks whether the session listens
+
 
 @dataclass(slots=True)
 class Vitals:
-    """What heartbeats tell of the session. Written on its loop, read from the heartbeat's thread."""
+    """What heartbeats tell of the session. Written on its loop, read from the heartbeat's thread.
+
+    `listening` says whether the session hears releases and managers: before it does, managers shall not count on it.
+    """
 
     held: dict[Fence, Held]
+    listening: Callable[[], bool]
     draining: bool = False
 
 
@@ -115,7 +122,7 @@ class HeartbeatThread:
     async def step(self, broker: Broker) -> int:
         """Send one beat, before it a registration when one is due; return how many were sent."""
         sent = 0
-        if not self._registered:
+        if not self._registered and self._vitals.listening():
             self._registered = True  # before it is sent: another introduction may be asked for meanwhile
             self._registered = await self._send(broker, self._registration()) and self._registered
             sent += self._registered
@@ -125,7 +132,7 @@ class HeartbeatThread:
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(self._pace.beat):
+            async with asyncio.timeout(self._pace.beat if self._registered else UNREGISTERED_SECONDS):
                 await self._wake.wait()
         except TimeoutError:
             pass

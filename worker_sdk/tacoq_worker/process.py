@@ -8,6 +8,8 @@ supervisor is dead, and its processes must not outlive it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import logging
 import os
@@ -39,7 +41,7 @@ def main(target: str, session: str, fd: str) -> int:
     """Run to the end; return the exit code: 0 only when nothing was left behind."""
     settings = load_settings()
     configure_logging(settings.log_level)
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the supervisor's, which drains us
+    ending = _Ending()
     supervisor = socket.socket(fileno=int(fd))
     supervisor.set_inheritable(False)
     try:
@@ -51,7 +53,7 @@ def main(target: str, session: str, fd: str) -> int:
     if supervisor.recv(16) != b"go\n":
         return 0
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        left = runner.run(_run(worker, settings, UUID(session), supervisor))
+        left = runner.run(_run(worker, settings, UUID(session), supervisor, ending))
         if not left:
             logging.shutdown()
             sys.stdout.flush()
@@ -59,24 +61,41 @@ def main(target: str, session: str, fd: str) -> int:
     return 0
 
 
-async def _run(worker: Worker, settings: WorkerSettings, id: UUID, supervisor: socket.socket) -> bool:
+async def _run(worker: Worker, settings: WorkerSettings, id: UUID, supervisor: socket.socket, ending: _Ending) -> bool:
     grace = settings.shutdown_grace.total_seconds()
     session = Session(
         worker, lambda name: RabbitBroker(settings.broker_url, name), settings.topology, grace=grace, id=id
     )
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, session.begin_drain)
-    end = lambda: loop.call_soon_threadsafe(session.begin_drain)  # noqa: E731
-    threading.Thread(target=_outlive_nobody, args=(supervisor, end, grace), daemon=True).start()
+    ending.drain = functools.partial(loop.call_soon_threadsafe, session.begin_drain)
+    threading.Thread(target=_outlive_nobody, args=(supervisor, ending, grace), daemon=True).start()
     await session.start()
     return await session.ended()
 
 
-def _outlive_nobody(supervisor: socket.socket, end: Callable[[], object], grace: float) -> None:
+class _Ending:
+    """SIGTERM: exit while there is no session, drain it, and then nothing: it may come again while we leave.
+
+    Not the loop's own signal handling, which ends with the loop and leaves the last moments to the default: death.
+    """
+
+    def __init__(self) -> None:
+        self.drain: Callable[[], object] | None = None
+        signal.signal(signal.SIGTERM, lambda *_: self.begin())
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the supervisor's, which drains us
+
+    def begin(self) -> None:
+        if self.drain is None:
+            os._exit(0)
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self.drain()
+
+
+def _outlive_nobody(supervisor: socket.socket, ending: _Ending, grace: float) -> None:
     while supervisor.recv(16):
         pass
     log.error("the supervisor is gone: draining")
-    end()
+    ending.begin()
     time.sleep(grace + SECONDS_AFTER_GRACE)
     os._exit(EXIT_ORPHANED)
 

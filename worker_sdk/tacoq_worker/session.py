@@ -82,7 +82,7 @@ class Session:
             prefetch=worker.concurrency,
         )
         self._sweep = Sweep(self._slots, self._reporter, self._intake, pace)
-        self._vitals = Vitals(self._intake.held)
+        self._vitals = Vitals(self._intake.held, listening=lambda: self._control.active and self._intake.active)
         self._heartbeat = HeartbeatThread(
             worker,
             make_broker,

@@ -47,6 +47,11 @@ class _Child:
         self.began = time.monotonic()
         self.pipe.write(b"go\n")
 
+    def retire(self) -> None:
+        """Let it drain."""
+        self.retired = True
+        self.signal(signal.SIGTERM)
+
     def signal(self, number: int) -> None:
         if self.process.returncode is None:
             self.process.send_signal(number)
@@ -102,8 +107,7 @@ class Supervisor:
         for process in self._loading:
             process.kill()
         for child in self._children:
-            child.retired = True
-            child.signal(signal.SIGTERM)
+            child.retire()
         asyncio.get_running_loop().call_later(self._grace + SECONDS_AFTER_GRACE, self._kill)
 
     async def reload(self) -> bool:
@@ -116,8 +120,7 @@ class Supervisor:
             log.error("new code cannot be loaded; the old goes on", extra={"reason": str(error)})
             return False
         for child in old:
-            child.retired = True
-            child.signal(signal.SIGTERM)
+            child.retire()
         for child in fresh:
             self._go(child)
         log.info("code reloaded", extra={"processes": len(fresh)})
