@@ -11,7 +11,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/bin/uv)
 MEMBERS := protocol publisher_sdk worker_sdk manager embedded
 STAMP := $(VENV)/.installed
 
-.PHONY: help install lock demo demo-rabbitmq test check format services build clean
+.PHONY: help install lock demo demo-rabbitmq test check format services env build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ format: install ## let ruff format and fix
 
 services: install ## Postgres and RabbitMQ in the foreground; prints their addresses, Ctrl-C ends
 	@$(PY) scripts/services.py run
+
+env: ## random passwords for compose.yaml, in .env (an existing one is left as it is)
+	@test -e .env || { umask 077; for name in POSTGRES RABBITMQ; do \
+	  $(PYTHON) -c "import secrets; print('TACOQ_$${name}_PASSWORD=' + secrets.token_hex(24))"; done > .env; }
 
 build: install ## wheels and sdists of the five packages, in dist/
 	for member in $(MEMBERS); do $(UV) build --quiet --python $(PY) --out-dir dist $$member; done
