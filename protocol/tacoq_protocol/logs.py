@@ -34,5 +34,7 @@ def configure_logging(level: str = "INFO", *, json: bool | None = None) -> None:
     else:
         handler.setFormatter(_TextFormatter("{asctime} {levelname:7} {name}  {message}", "%H:%M:%S", style="{"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("aiormq", "aio_pika", "asyncio", "watchfiles"):
+    for noisy in ("alembic", "asyncio", "uvicorn", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for told_by_us in ("aiormq", "aio_pika"):  # each lost connection is one line of tacoq.broker
+        logging.getLogger(told_by_us).setLevel(logging.CRITICAL)

@@ -5,15 +5,27 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
+@overload
 async def eventually(
-    condition: Callable[[], Awaitable[T] | T], timeout: float = 10.0, *, interval: float = 0.02, what: str = ""
-) -> T:
+    condition: Callable[[], Coroutine[Any, Any, T]], timeout: float = 10.0, *, interval: float = 0.02, what: str = ""
+) -> T: ...
+
+
+@overload
+async def eventually(
+    condition: Callable[[], T], timeout: float = 10.0, *, interval: float = 0.02, what: str = ""
+) -> T: ...
+
+
+async def eventually(
+    condition: Callable[[], Any], timeout: float = 10.0, *, interval: float = 0.02, what: str = ""
+) -> Any:
     """Ask `condition`, plain or async, until it answers something true; return that answer.
 
     An AssertionError that it raises counts as not yet true; any other exception passes.

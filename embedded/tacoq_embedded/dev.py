@@ -1,0 +1,85 @@
+"""Dev: a worker's name in; the whole of TacoQ runs in this process until told to end, or to load new code.
+
+On `--reload` the new code is first imported in a child: when that fails the old one goes on. Then this process drains
+and executes itself anew, while its Postgres stays up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from watchfiles import PythonFilter, awatch
+
+from tacoq_embedded.postgres import EmbeddedPostgres
+from tacoq_embedded.stack import Stack
+from tacoq_manager.settings import Settings
+from tacoq_worker.loading import load_worker
+
+log = logging.getLogger("tacoq.dev")
+
+DIRECTORY = Path(".tacoq")
+_IMPORT = "import sys; from tacoq_worker.loading import load_worker; load_worker(sys.argv[1])"
+
+
+async def run(target: str, settings: Settings, *, grace: float, reload: bool) -> dict[str, str] | None:
+    """Run until SIGINT, SIGTERM or a reload; in the last case return what the environment of the new start needs.
+
+    Raises ConfigurationError when the target, the port or the directory cannot be used.
+    """
+    worker = load_worker(target)
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end.set)
+    postgres = EmbeddedPostgres(DIRECTORY)
+    await asyncio.to_thread(postgres.start)
+    handover: dict[str, str] | None = None
+    try:
+        async with Stack([worker], settings.model_copy(update={"database_url": postgres.url}), grace=grace) as stack:
+            click.echo(f"TacoQ runs {target} at {stack.url} (API: {stack.url}/docs). Ctrl-C ends it.", err=True)
+            if await _ended(stack, end, target if reload else None):
+                handover = postgres.keep_over_exec()
+    finally:
+        if handover is None:
+            await asyncio.to_thread(postgres.stop)
+    return handover
+
+
+async def _ended(stack: Stack, end: asyncio.Event, watched: str | None) -> bool:
+    """Wait for a signal, a broken manager or new code; return True for new code."""
+    changed = asyncio.create_task(_new_code(watched)) if watched is not None else None
+    waits: list[asyncio.Task[Any]] = [asyncio.create_task(end.wait()), asyncio.create_task(stack.manager.broken.wait())]
+    if changed is not None:
+        waits.append(changed)
+    done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    return changed in done and not end.is_set()
+
+
+async def _new_code(target: str) -> bool:
+    """Return when a file below this folder changed and the target can be imported anew."""
+    async for changes in awatch(Path.cwd(), watch_filter=PythonFilter()):
+        files = sorted(str(Path(path).relative_to(Path.cwd())) for _, path in changes)
+        found = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-c", _IMPORT, target], capture_output=True, text=True, check=False
+        )
+        if found.returncode == 0:
+            log.info("new code: starting anew", extra={"files": files})
+            return True
+        log.error("the new code cannot be loaded; the old one goes on", extra={"files": files, "error": found.stderr})
+    return False
+
+
+def execute_anew(handover: dict[str, str]) -> None:
+    """Replace this process by a fresh start of the same command."""
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | handover)
