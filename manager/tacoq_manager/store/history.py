@@ -85,6 +85,8 @@ async def _make(database: Database, table: str, day: date) -> bool:
     async def work(connection: AsyncConnection) -> bool:
         if await connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}):
             return False  # by another manager, meanwhile
+        # Writers wait before they choose a partition: one that had chosen DEFAULT would be refused by it afterwards.
+        await connection.execute(text(f"LOCK TABLE ONLY {table} IN SHARE ROW EXCLUSIVE MODE"))
         await connection.execute(text(f"LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE"))
         counted = f"SELECT count(*) FROM (SELECT FROM {default} WHERE {inside} LIMIT {MOST_STRAYS + 1}) AS strays"
         strays = await connection.scalar(text(counted)) or 0
