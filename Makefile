@@ -26,7 +26,7 @@ $(VENV)/bin/python:
 $(VENV)/bin/uv: | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 
-$(STAMP): requirements.txt pyproject.toml $(MEMBERS:%=%/pyproject.toml) | $(VENV)/bin/python $(UV)
+$(STAMP): requirements.txt $(MEMBERS:%=%/pyproject.toml) | $(VENV)/bin/python $(UV)
 	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements.txt
 	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation $(MEMBERS:%=-e ./%)
 	@touch $@
@@ -37,10 +37,10 @@ lock: | $(VENV)/bin/python $(UV) ## resolve all dependencies anew and write requ
 	  --no-header --no-annotate --output-file requirements.txt
 
 demo: install ## the standard library census, embedded: no services needed
-	@$(PY) examples/stdlib_census/run.py --embedded
+	@$(PY) -m examples.stdlib_census.run --embedded
 
 demo-rabbitmq: install ## the same on RabbitMQ and Postgres, in separate processes
-	@$(PY) scripts/services.py run -- $(PY) examples/stdlib_census/run.py --rabbitmq
+	@$(PY) -m examples.stdlib_census.run --rabbitmq
 
 test: install ## the whole test suite (Postgres and RabbitMQ: found, started or installed)
 	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest $(ARGS)
