@@ -1,0 +1,177 @@
+"""Looking at tasks, on a real Postgres: by id, by filter, over time; live or final in one statement."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from tacoq_manager.store import tasks
+from tacoq_manager.store.engine import Database
+from tacoq_manager.store.history import ensure_partitions
+from tacoq_protocol.errors import TaskNotFound
+from tacoq_protocol.http import ErrorInfo
+from tacoq_protocol.states import TaskState
+from tests.manager.rows import finish, id_at, insert_final, insert_live, new_ids
+
+NOW = datetime(2030, 5, 10, 12, tzinfo=UTC)
+
+
+async def test_views_tell_live_and_final_tasks_and_leave_out_the_others(store: Database) -> None:
+    live, final, unknown = new_ids(3)
+    await insert_live(store, [live], run_at=NOW, state=TaskState.SCHEDULED)
+    await insert_final(store, [final], finished_at=NOW)
+    views = {view.id: view for view in await tasks.views(store, [live, final, unknown])}
+    assert set(views) == {live, final}
+    assert views[live].state is TaskState.SCHEDULED
+    assert views[live].run_at == NOW
+    assert views[live].result is UNSET
+    assert views[final].finished_at == NOW
+    assert views[final].payload is UNSET
+    assert bytes(views[final].result or b"") == b"3"
+    assert msgspec.json.decode(msgspec.json.encode(views[final]))["result"] == 3
+
+
+async def test_the_payload_comes_as_it_went_in_when_it_is_asked_for(store: Database) -> None:
+    live, final = new_ids(2)
+    payload = b'{"text": "\\u0000 \xc3\xa9", "n": 1e400}'
+    await insert_live(store, [live], run_at=NOW, payload=payload)
+    await insert_final(store, [final], finished_at=NOW, payload=payload)
+    for view in await tasks.views(store, [live, final], payload=True):
+        assert bytes(view.payload or b"") == payload
+
+
+async def test_an_error_is_told_and_its_absence_is_none(store: Database) -> None:
+    failed, completed = new_ids(2)
+    error = '{"type": "ValueError", "message": "no \\u0000", "traceback": "…"}'
+    await insert_final(store, [failed], finished_at=NOW, state=TaskState.FAILED, result=None, error=error)
+    await insert_final(store, [completed], finished_at=NOW)
+    views = {view.id: view for view in await tasks.views(store, [failed, completed])}
+    assert views[failed].error == ErrorInfo("ValueError", "no \0", "…")
+    assert views[failed].result is UNSET
+    assert views[completed].error is None
+
+
+async def test_ended_gives_final_tasks_whole_and_of_live_ones_the_id(store: Database) -> None:
+    live, final, unknown = new_ids(3)
+    await insert_live(store, [live], run_at=NOW)
+    await insert_final(store, [final], finished_at=NOW)
+    views, alive = await tasks.ended(store, [live, final, unknown])
+    assert [view.id for view in views] == [final]
+    assert views == await tasks.views(store, [final])
+    assert alive == {live}
+
+
+async def test_lookups_use_the_primary_keys_even_when_tables_are_empty_or_large(store: Database) -> None:
+    await ensure_partitions(store, NOW.date(), days_ahead=2)
+    await insert_final(store, [id_at(NOW, number) for number in range(2_000)], finished_at=NOW)
+    await store.upkeep.fetch("ANALYZE task_history")
+    await store.upkeep.fetch("VACUUM ANALYZE tasks")
+    for name, statement in (("views", tasks._VIEWS), ("ended", tasks._ENDED)):
+        # As a generic plan, which is what the hot connection runs.
+        types, more = ("uuid[], boolean", ", false") if "$2" in statement else ("uuid[]", "")
+        await store.read.fetch(f"PREPARE {name}({types}) AS {statement}")
+        given = "ARRAY['019a0000-0000-7000-8000-000000000000']::uuid[]" + more
+        plan = "\n".join(row[0] for row in await store.read.fetch(f"EXPLAIN EXECUTE {name}({given})"))
+        assert "Seq Scan" not in plan, plan
+        assert "Hash" not in plan, plan
+        assert "Merge" not in plan, plan
+        assert "Index Scan using tasks_pkey" in plan, plan
+        assert "Index Scan using task_history_20300510_pkey" in plan, plan
+
+
+async def test_the_list_is_newest_first_over_live_and_final(store: Database) -> None:
+    ids = [id_at(NOW + timedelta(seconds=number)) for number in range(6)]
+    await insert_live(store, ids[::2], run_at=NOW)
+    await insert_final(store, ids[1::2], finished_at=NOW)
+    page = await tasks.find(store)
+    assert [view.id for view in page.tasks] == ids[::-1]
+    assert page.next is None
+    assert all(view.result is UNSET and view.payload is UNSET for view in page.tasks)
+
+
+async def test_pages_follow_each_other_without_gap_or_double(store: Database) -> None:
+    ids = [id_at(NOW + timedelta(seconds=number)) for number in range(10)]
+    await insert_live(store, ids[:5], run_at=NOW)
+    await insert_final(store, ids[5:], finished_at=NOW)
+    seen, cursor, pages = [], None, 0
+    while True:
+        page = await tasks.find(store, cursor=cursor, limit=5)
+        seen += [view.id for view in page.tasks]
+        pages += 1
+        if page.next is None:
+            break
+        cursor = page.tasks[-1].id
+        assert str(cursor) == page.next
+    assert seen == ids[::-1]
+    assert pages == 2
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"kind": "add"}, {0, 1}),
+        ({"queue": "slow"}, {1, 3}),
+        ({"kind": "add", "queue": "slow"}, {1}),
+        ({"states": [TaskState.PENDING]}, {0, 1}),
+        ({"states": [TaskState.COMPLETED, TaskState.FAILED]}, {2, 3}),
+        ({"states": [TaskState.PENDING, TaskState.FAILED]}, {0, 1, 3}),
+        ({"kind": "none"}, set()),
+    ],
+)
+async def test_filters_hold_together(store: Database, filters: dict[str, object], expected: set[int]) -> None:
+    ids = new_ids(4)
+    await insert_live(store, ids[0:1], run_at=NOW)
+    await insert_live(store, ids[1:2], run_at=NOW, queue="slow")
+    await insert_final(store, ids[2:3], finished_at=NOW, kind="sub")
+    await insert_final(store, ids[3:4], finished_at=NOW, kind="sub", queue="slow", state=TaskState.FAILED)
+    page = await tasks.find(store, **filters)  # type: ignore[arg-type]
+    assert {ids.index(view.id) for view in page.tasks} == expected
+
+
+async def test_queue_counts_are_of_live_tasks(store: Database) -> None:
+    await insert_live(store, new_ids(3), run_at=NOW)
+    await insert_live(store, new_ids(2), run_at=NOW, state=TaskState.RUNNING, queue="slow")
+    await insert_final(store, new_ids(1), finished_at=NOW)
+    assert await tasks.queue_counts(store) == {"default": {TaskState.PENDING: 3}, "slow": {TaskState.RUNNING: 2}}
+
+
+async def test_the_timeline_of_a_waiting_task_begins_with_its_accept(store: Database) -> None:
+    (waiting,) = new_ids(1)
+    await insert_live(store, [waiting], run_at=NOW)
+    assert [event.event for event in (await tasks.timeline(store, waiting)).events] == ["accepted"]
+    await finish(store, [waiting])
+    assert [event.event for event in (await tasks.timeline(store, waiting)).events] == ["accepted", "completed"]
+
+
+async def test_the_timeline_tells_each_run_once_in_the_order_of_releases(store: Database) -> None:
+    (task,) = new_ids(1)
+    await insert_final(
+        store, [task], finished_at=NOW, state=TaskState.FAILED, result=None, error='{"type":"E","message":"2"}'
+    )
+    await store.settle.fetch("UPDATE task_history SET release = 3, started_at = finished_at WHERE id = $1", task)
+    for release, message, skew in ((1, "1", 3600), (3, "2", 0)):  # a worker whose clock is an hour ahead
+        await store.settle.fetch(
+            "INSERT INTO attempts (task_id, release, attempt, outcome, started_at, ended_at, error) "
+            "VALUES ($1, $2, $2, 'failed', $3, $4, $5::text::json)",
+            task,
+            release,
+            NOW + timedelta(seconds=skew),
+            NOW,
+            f'{{"type":"E","message":"{message}"}}',
+        )
+    timeline = await tasks.timeline(store, task)
+    assert [(event.event, event.release, event.detail) for event in timeline.events] == [
+        ("accepted", None, None),
+        ("started", 1, None),
+        ("failed", 1, "E: 1"),
+        ("started", 3, None),
+        ("failed", 3, "E: 2"),
+    ]
+
+
+async def test_the_timeline_of_no_task_is_not_found(store: Database) -> None:
+    with pytest.raises(TaskNotFound):
+        await tasks.timeline(store, new_ids(1)[0])
