@@ -84,7 +84,10 @@ class Consuming(Protocol):
         """True while the broker would give it messages: connected, consumer confirmed."""
 
     async def stop(self) -> None:
-        """Get no more deliveries; those at hand can still be acked. Idempotent; works while disconnected."""
+        """Get no more deliveries once this returns; those on their way still come before. Those at hand can be acked.
+
+        Idempotent; works while disconnected. `close` ends it.
+        """
 
     async def close(self) -> None:
         """Stop, and give what was not acked back to the broker. Idempotent."""

@@ -158,6 +158,21 @@ async def test_a_rebuildable_queue_with_other_arguments_is_declared_anew(world: 
     await broker.publish(world.tasks(b"y"), seconds=10)
 
 
+async def test_two_that_want_other_arguments_do_not_delete_the_queue_in_turns(world: World) -> None:
+    broker, inbox = await world.open(), Inbox(acks=True)
+    other, again = await world.open("other"), Inbox(acks=True)
+    consuming = await broker.consume(inbox.consumer(world.queue, prefetch=1))
+    changed = Queue(world.queue.name, {"x-queue-type": "classic"}, rebuildable=True)
+    await other.declare(Declared(queues=[changed], bindings=[world.topology.task_binding("default")]))
+    await other.consume(again.consumer(changed, prefetch=1))
+    await inbox.lost_for_the(1)
+    await eventually(lambda: consuming.active)
+    await other.publish(world.tasks(*[b"%d" % number for number in range(50)]), seconds=10)
+    await eventually(lambda: len(inbox.deliveries) + len(again.deliveries) == 50)
+    assert inbox.deliveries
+    assert (inbox.lost, again.lost) == (1, 0)
+
+
 async def test_any_other_queue_with_other_arguments_is_refused_by_name(world: World) -> None:
     await world.open()
     other = await world.broker("other")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 
 from tacoq_protocol.broker import Consumer, Declared
 from tacoq_protocol.brokers.acks import Acks
-from tacoq_protocol.brokers.declare import declare, declare_exclusive, open_channel
+from tacoq_protocol.brokers.declare import declare_exclusive, open_channel
 from tacoq_protocol.brokers.faults import LinkLost, Refused, call
 
 log = logging.getLogger("tacoq.broker")
@@ -48,7 +48,6 @@ class Session:
         self._on_delivery = on_delivery
         self._acks = Acks()
         self._rejects: list[int] = []
-        self._writing = asyncio.Lock()
         self._writer: asyncio.Task[None] | None = None
 
     async def deliver(self, message: DeliveredMessage) -> None:
@@ -72,46 +71,56 @@ class Session:
 
     async def flush(self) -> None:
         """Send all acks and rejects so far; what is sent after this returns comes after them."""
-        async with self._writing:
-            rejects, self._rejects = self._rejects, []
-            try:
-                for tag in rejects:  # first: an ack of all up to some tag would take them with it
-                    await self.channel.basic_reject(tag, requeue=False, wait=False)
-                for tag, multiple in self._acks.take():
-                    await self.channel.basic_ack(tag, multiple, wait=False)
-            except RuntimeError:
-                pass  # the channel is closed: the broker gives the messages again
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    def end(self) -> None:
+        """The channel is closed. A write that waits for room would wait for ever: nobody sends any more."""
+        self.accepting = False
+        if self._writer is not None:
+            self._writer.cancel()
 
     def _write_soon(self) -> None:
-        # A task that has not taken them yet sends these as well: one task for the acks of a turn of the loop.
-        if self._writer is None or self._writer.done():
+        # One task for all the acks of a turn of the loop, and for those that come while it writes.
+        if (self._writer is None or self._writer.done()) and not self.channel.is_closed:
             self._writer = asyncio.create_task(self._write())
 
     async def _write(self) -> None:
-        while self._rejects or self._acks.any:
-            await self.flush()
+        try:
+            while self._rejects or self._acks.any:
+                rejects, self._rejects = self._rejects, []
+                acks = self._acks.take()
+                for tag in rejects:  # first: an ack of all up to some tag would take them with it
+                    await self.channel.basic_reject(tag, requeue=False, wait=False)
+                for tag, multiple in acks:
+                    await self.channel.basic_ack(tag, multiple, wait=False)
+        except RuntimeError:
+            pass  # the channel is closed: the broker gives the messages again
 
 
 class RabbitConsuming:
     """A consumer that its broker's link opens on every connection, until it is stopped.
 
-    `poke` asks the link to open it again; `redeclare` says that its queue may be missing; `forget` ends the
-    interest in it.
+    `establish` declares; `poke` asks the link to open it again; `redeclare` says that its queue may be missing;
+    `forget` ends the interest in it.
     """
 
     def __init__(
         self,
         consumer: Consumer,
         *,
+        establish: Callable[[AbstractConnection, Declared], Awaitable[None]],
         poke: Callable[[], None],
         redeclare: Callable[[], None],
         forget: Callable[[RabbitConsuming], None],
     ) -> None:
         self._consumer = consumer
+        self._establish = establish
         self._poke = poke
         self._redeclare = redeclare
         self._forget = forget
         self._session: Session | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._stopped = False
         self._turn = asyncio.Lock()  # opening, stopping and closing take turns
 
@@ -127,7 +136,7 @@ class RabbitConsuming:
                 return
             queue = self._consumer.queue
             if not queue.exclusive:
-                await declare(connection, Declared(queues=[queue]))
+                await self._establish(connection, Declared(queues=[queue]))
             channel = await open_channel(connection)
             await self._open(channel)
 
@@ -139,14 +148,15 @@ class RabbitConsuming:
         await call(channel.basic_qos(prefetch_count=wanted.prefetch))
         session = Session(channel, wanted.on_delivery)
         channel.on_consumer_cancel_callbacks.add(lambda _: self._cancelled(session))
+        channel.closing.add_done_callback(lambda _: self._lost(session))
         self._session = session
         try:
             await call(channel.basic_consume(name, session.deliver, consumer_tag=CONSUMER_TAG))
         except BaseException:
-            self._session = None  # it never was: nothing to be told as lost
+            self._session = None  # it never was: there is nothing to be told as lost
+            session.end()
             raise
         session.confirmed = True
-        channel.closing.add_done_callback(lambda _: self._lost(session))
 
     async def stop(self) -> None:
         async with self._turn:
@@ -193,10 +203,10 @@ class RabbitConsuming:
         log.warning("consumer cancelled by the broker", extra={"queue": self._consumer.queue.name})
         self._redeclare()
         self._lost(session)
-        session.accepting = False
-        asyncio.get_running_loop().create_task(self._end(session))
+        self._ending = asyncio.create_task(self._end(session))
 
     def _lost(self, session: Session) -> None:
+        session.end()
         if session is not self._session:
             return
         self._session = None

@@ -22,13 +22,17 @@ NOT_FOUND: Final = 404
 PRECONDITION_FAILED: Final = 406
 
 
-async def declare(connection: AbstractConnection, things: Declared) -> None:
-    """Make all of `things` exist."""
+async def declare(connection: AbstractConnection, things: Declared, established: set[str]) -> None:
+    """Make all of `things` exist. Queues are added to `established`, and never rebuilt when they are in it."""
     channel = await open_channel(connection)
     for exchange in things.exchanges:
         await _declare_exchange(channel, exchange)
     for queue in things.queues:
-        channel = await _declare_queue(connection, channel, queue)
+        if not await _declare_queue(channel, queue):
+            channel = await open_channel(connection)  # the refusal closed the other
+            if queue.name not in established:
+                await _rebuild_queue(channel, queue)
+        established.add(queue.name)
     for binding in things.bindings:
         await _bind(channel, binding, binding.queue)
     await call(channel.close())
@@ -69,25 +73,26 @@ async def _declare_exchange(channel: AbstractChannel, exchange: Exchange) -> Non
     await _insist(wanted, f"exchange {exchange.name!r} of type {exchange.type}")
 
 
-async def _declare_queue(connection: AbstractConnection, channel: AbstractChannel, queue: Queue) -> AbstractChannel:
-    """Declare a named queue; return the channel to go on with, for a refusal closes the one it came on."""
-    arguments: dict[str, Any] = {**queue.arguments}
+async def _declare_queue(channel: AbstractChannel, queue: Queue) -> bool:
+    """False when the queue is there with other arguments and may be rebuilt."""
     try:
-        await call(channel.queue_declare(queue.name, durable=True, arguments=arguments))
+        await call(channel.queue_declare(queue.name, durable=True, arguments={**queue.arguments}))
     except Refused as refused:
         if refused.code != PRECONDITION_FAILED or not queue.rebuildable:
             raise _refusal(refused, f"queue {queue.name!r} with arguments {queue.arguments}") from refused
         log.warning(
-            "queue deleted to be declared with other arguments",
+            "queue has other arguments",
             extra={"queue": queue.name, "arguments": queue.arguments, "reason": str(refused)},
         )
-    else:
-        return channel
-    channel = await open_channel(connection)
+        return False
+    return True
+
+
+async def _rebuild_queue(channel: AbstractChannel, queue: Queue) -> None:
+    log.warning("queue rebuilt", extra={"queue": queue.name, "arguments": queue.arguments})
     await _insist(channel.queue_delete(queue.name), f"deletion of queue {queue.name!r}")
-    wanted = channel.queue_declare(queue.name, durable=True, arguments=arguments)
+    wanted = channel.queue_declare(queue.name, durable=True, arguments={**queue.arguments})
     await _insist(wanted, f"queue {queue.name!r} with arguments {queue.arguments}")
-    return channel
 
 
 async def _bind(channel: AbstractChannel, binding: Binding, queue: str) -> None:

@@ -47,14 +47,15 @@ class MemoryHub:
             self._peers.discard(peer)
             self._drop(peer)
 
-    def declare(self, things: Declared) -> None:
+    def declare(self, things: Declared, established: set[str]) -> None:
+        """Make all of `things` exist. Queues are added to `established`, and never rebuilt when they are in it."""
         with self._lock:
             for exchange in things.exchanges:
                 known = self._exchanges.setdefault(exchange.name, MemoryExchange(exchange.type))
                 if known.type != exchange.type:
                     raise ConfigurationError(f"exchange {exchange.name!r} exists as {known.type}, not {exchange.type}")
             for queue in things.queues:
-                self._declare_queue(queue)
+                self._declare_queue(queue, established)
             for binding in things.bindings:
                 self._bind(binding, binding.queue)
 
@@ -65,6 +66,7 @@ class MemoryHub:
         bindings: Sequence[Binding],
         prefetch: int,
         *,
+        established: set[str],
         wake: Callable[[], None],
         lost: Callable[[], None],
     ) -> Tap:
@@ -76,7 +78,7 @@ class MemoryHub:
                 for binding in bindings:
                     self._bind(binding, source.name)
             else:
-                source = self._declare_queue(queue)
+                source = self._declare_queue(queue, established)
             tap = Tap(peer, source, prefetch, wake, lost)
             source.taps.append(tap)
             peer.taps.append(tap)
@@ -215,14 +217,16 @@ class MemoryHub:
         for tap in list(peer.taps):
             self.close_tap(tap)
 
-    def _declare_queue(self, queue: Queue) -> MemoryQueue:
+    def _declare_queue(self, queue: Queue, established: set[str]) -> MemoryQueue:
         known = self._queues.get(queue.name)
         if known is not None and known.declared.arguments != queue.arguments:
             if not queue.rebuildable:
                 found, wanted = known.declared.arguments, queue.arguments
                 raise ConfigurationError(f"queue {queue.name!r} exists with arguments {found}, not {wanted}")
-            self._forget_queue(known)
-            known = None
+            if queue.name not in established:
+                self._forget_queue(known)
+                known = None
+        established.add(queue.name)
         if known is None:
             known = self._queues[queue.name] = MemoryQueue(queue.name, queue)
         return known

@@ -100,7 +100,7 @@ class MemoryBroker:
         self._wanted.add(things)
         if self.peer.connected:
             try:
-                self.hub.declare(things)
+                self.hub.declare(things, self._wanted.established)
             except ConfigurationError as error:
                 self._fail(error)
                 raise
@@ -145,9 +145,13 @@ class MemoryBroker:
             with suppress(RuntimeError):  # the loop was closed under us: nobody is left to tell
                 loop.call_soon_threadsafe(callback)
 
+    @property
+    def established(self) -> set[str]:
+        return self._wanted.established
+
     def redeclare(self) -> None:
-        """Make what was declared exist again: a queue was deleted."""
-        self.hub.declare(self._wanted.all())
+        """Make all that was declared exist."""
+        self.hub.declare(self._wanted.all(), self._wanted.established)
 
     def forget(self, consuming: _MemoryConsuming) -> None:
         """Do not open this consumer again."""
@@ -178,7 +182,7 @@ class MemoryBroker:
             return
         try:
             blocked = self.hub.connect(self.peer)
-            self.hub.declare(self._wanted.all())
+            self.redeclare()
             for consuming in list(self._consuming):
                 consuming.open()
         except BrokerUnavailable as error:
@@ -239,6 +243,7 @@ class _MemoryConsuming:
                 wanted.queue,
                 wanted.bindings,
                 wanted.prefetch,
+                established=self._broker.established,
                 wake=self._wake,
                 lost=lambda: self._broker.call(self._queue_deleted),
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
@@ -26,6 +27,13 @@ from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, Publish
 log = logging.getLogger("tacoq.broker")
 
 
+class _Publisher(NamedTuple):
+    """The channel that publishes, and the one observer of its end: aiormq keeps each that it was asked for."""
+
+    channel: Channel
+    closing: asyncio.Future[object]
+
+
 class RabbitBroker:
     """Client of RabbitMQ for the loop it is started on. `name` is shown in RabbitMQ's own pages."""
 
@@ -33,7 +41,7 @@ class RabbitBroker:
         self.name = name
         self._consume = Link(url, f"{name} consume", self._prepare_consume, self._refresh)
         self._publish = Link(url, f"{name} publish", self._prepare_publish, self._refresh)
-        self._publisher: Channel | None = None
+        self._publisher: _Publisher | None = None
         self._wanted = Wanted()
         self._declared_on: AbstractConnection | None = None
         self._declaring = asyncio.Lock()
@@ -74,8 +82,7 @@ class RabbitBroker:
         if connection is None or not self._consume.ready:
             return
         try:
-            async with self._declaring:
-                await declare(connection, things)
+            await self._establish(connection, things)
         except (LinkLost, Refused) as error:
             # Lost on the way: all is declared after the next connect.
             log.info("declared after the next connect", extra={"link": self.name, "reason": str(error)})
@@ -85,7 +92,9 @@ class RabbitBroker:
 
     async def consume(self, consumer: Consumer) -> Consuming:
         poke = self._consume.poke
-        consuming = RabbitConsuming(consumer, poke=poke, redeclare=self._redeclare, forget=self._forget)
+        consuming = RabbitConsuming(
+            consumer, establish=self._establish, poke=poke, redeclare=self._redeclare, forget=self._forget
+        )
         self._consuming.append(consuming)
         connection = self._consume.connection
         if connection is not None and self._consume.ready and not await self._open(consuming, connection):
@@ -93,23 +102,19 @@ class RabbitBroker:
         return consuming
 
     async def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> None:
-        channel = self._sending_channel()
-        sent = [_send(channel, message) for message in messages]
-        try:
-            async with asyncio.timeout(seconds):
-                answers = await asyncio.gather(*sent, return_exceptions=True)
-        except TimeoutError:
-            raise PublishUnconfirmed(f"not all of {len(sent)} messages were confirmed in {seconds:g} s") from None
-        faults = [answer for answer in answers if isinstance(answer, BaseException)]
-        if not faults:
+        channel, closing = self._open_publisher()
+        if not messages:
             return
-        returned = [fault for fault in faults if isinstance(fault, PublishError)]
-        if len(returned) < len(faults):
-            other = next(fault for fault in faults if not isinstance(fault, PublishError))
-            raise PublishUnconfirmed(f"{len(faults)} of {len(sent)} messages were not confirmed: {other!r}") from other
-        raise Unroutable(
-            f"{len(returned)} of {len(sent)} messages had no queue, one with {returned[0]}: declare and bind it first"
-        )
+        sent = asyncio.gather(*(_send(channel, message) for message in messages), return_exceptions=True)
+        try:
+            # The end of the channel ends the wait as well: what waits for room to be written would wait for ever.
+            await asyncio.wait([sent, closing], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not sent.done():
+                why = "the link was lost" if channel.is_closed else f"waited {seconds:g} s"
+                raise PublishUnconfirmed(f"not all of {len(messages)} messages were confirmed: {why}")
+            _check(sent.result())
+        finally:
+            sent.cancel()
 
     async def message_count(self, queue: str) -> int | None:
         connection = self._consume.connection
@@ -120,22 +125,25 @@ class RabbitBroker:
         except (LinkLost, Refused) as error:
             raise BrokerUnavailable(f"broker was lost: {error}") from error
 
-    def _sending_channel(self) -> Channel:
-        """The channel to publish on. Raises BrokerUnavailable when the link is not open."""
-        channel, connection = self._publisher, self._publish.connection
-        if self._state is LinkState.OPEN and channel is not None and connection is not None:
-            late = channel.is_closed or is_blocked(connection)  # and our state has not followed yet
+    def _open_publisher(self) -> _Publisher:
+        """What to publish on. Raises BrokerUnavailable when the link is not open."""
+        publisher, connection = self._publisher, self._publish.connection
+        if self._state is LinkState.OPEN and publisher is not None and connection is not None:
+            late = publisher.channel.is_closed or is_blocked(connection)  # and our state has not followed yet
             if not late:
-                return channel
+                return publisher
         raise BrokerUnavailable(f"broker takes no messages now: {self._fault()}; nothing was sent")
 
     async def _prepare_consume(self, connection: AbstractConnection) -> bool:
         """Declare what was not declared on this connection, open the consumers that are not open."""
         if self._declared_on is not connection:
-            async with self._declaring:
-                self._declared_on = connection
-                await declare(connection, self._wanted.all())
+            self._declared_on = connection
+            await self._establish(connection, self._wanted.all())
         return all([await self._open(consuming, connection) for consuming in list(self._consuming)])
+
+    async def _establish(self, connection: AbstractConnection, things: Declared) -> None:
+        async with self._declaring:
+            await declare(connection, things, self._wanted.established)
 
     async def _open(self, consuming: RabbitConsuming, connection: AbstractConnection) -> bool:
         try:
@@ -149,15 +157,15 @@ class RabbitBroker:
 
     async def _prepare_publish(self, connection: AbstractConnection) -> bool:
         """Open the channel that publishes, if it is not open."""
-        if self._publisher is None or self._publisher.is_closed:
+        if self._publisher is None or self._publisher.channel.is_closed:
             channel = await open_channel(connection, confirms=True)
             assert isinstance(channel, Channel)
-            channel.closing.add_done_callback(lambda _: self._publisher_closed(channel))
-            self._publisher = channel
+            publisher = self._publisher = _Publisher(channel, channel.closing)
+            publisher.closing.add_done_callback(lambda _: self._publisher_closed(publisher))
         return True
 
-    def _publisher_closed(self, channel: Channel) -> None:
-        if channel is self._publisher:
+    def _publisher_closed(self, publisher: _Publisher) -> None:
+        if publisher is self._publisher:
             self._publisher = None
             self._publish.fault = "the publishing channel was closed"
             self._refresh()
@@ -190,6 +198,18 @@ class RabbitBroker:
                 callback(state)
             except Exception:
                 log.exception("state callback failed", extra={"link": self.name, "state": state})
+
+
+def _check(answers: list[object]) -> None:
+    """Raise what the answers to a batch come to, if not to success."""
+    faults = [answer for answer in answers if isinstance(answer, BaseException)]
+    other = next((fault for fault in faults if not isinstance(fault, PublishError)), None)
+    if other is not None:
+        text = f"{len(faults)} of {len(answers)} messages were not confirmed: {other!r}"
+        raise PublishUnconfirmed(text) from other
+    if faults:
+        text = f"{len(faults)} of {len(answers)} messages had no queue, one with {faults[0]}"
+        raise Unroutable(f"{text}: declare and bind it first")
 
 
 def _send(channel: Channel, message: Outgoing) -> asyncio.Task[object]:

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import aio_pika
-from aio_pika.connection import make_url
 from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPError
 from yarl import URL
@@ -57,7 +56,7 @@ class Link:
         self.connection: AbstractConnection | None = None
         self.ready = False
         self.blocked = False
-        self._url = url
+        self._url = checked(url)
         self._prepare = prepare
         self._on_change = on_change
         self._poked = asyncio.Event()
@@ -125,18 +124,13 @@ class Link:
             await _close(outer)
 
     async def _dial(self) -> aio_pika.Connection:
-        try:
-            url = make_url(self._url)
-            url = url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_SECONDS)
-            connection = aio_pika.Connection(url, client_properties={"connection_name": self.name})
-        except ValueError as error:
-            raise ConfigurationError("the broker URL must look like amqp://user:password@host:5672/vhost") from error
+        connection = aio_pika.Connection(self._url, client_properties={"connection_name": self.name})
         try:
             async with asyncio.timeout(DIAL_SECONDS):
                 await connection.connect()
         except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
             await _close(connection)
-            raise LinkLost(f"cannot connect to {shown(url)}: {type(error).__name__}: {error}") from error
+            raise LinkLost(f"cannot connect to {shown(self._url)}: {type(error).__name__}: {error}") from error
         except BaseException:
             await _close(connection)
             raise
@@ -184,6 +178,17 @@ class Link:
             self._told = self.fault
             level = logging.ERROR if isinstance(error, ConfigurationError) else logging.WARNING
             log.log(level, "broker link down", extra={"link": self.name, "reason": self.fault})
+
+
+def checked(url: str) -> URL:
+    """The broker URL, with our heartbeat unless it has its own. An error does not repeat it: it holds a password."""
+    try:
+        parsed = URL(url)
+    except ValueError:
+        parsed = URL()
+    if parsed.scheme not in ("amqp", "amqps") or not parsed.host:
+        raise ConfigurationError("the broker URL must look like amqp://user:password@host:5672/vhost")
+    return parsed if "heartbeat" in parsed.query else parsed.update_query(heartbeat=HEARTBEAT_SECONDS)
 
 
 def is_blocked(connection: AbstractConnection) -> bool:
