@@ -12,10 +12,10 @@ import hypothesis
 import pytest
 import pytest_asyncio
 
+from scripts.cleanup import delete_queues, delete_topology, queues_beginning_with
 from scripts.services import PrivatePostgres, PrivateRabbit, Services
 from scripts.services import services as start_services
 from tests.support.databases import Databases
-from tests.support.topology import delete_queues, delete_topology, queues_beginning_with
 
 # Settings read TACOQ_*: what a developer has set must not reach the tests, but for the servers to use.
 NAMED = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("TACOQ_")}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +17,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from scripts.cleanup import delete_topology, drop_database
+from scripts.probes import free_port
+from scripts.services import services
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = "examples.stdlib_census.tasks:worker"
 START_SECONDS = 60
@@ -27,7 +31,7 @@ STOP_SECONDS = 30
 def embedded() -> Iterator[str]:
     """Run `tacoq dev`: manager, worker and Postgres in one process, with data in a folder that is thrown away."""
     with tempfile.TemporaryDirectory(prefix="tacoq-demo-") as folder:
-        port = _free_port()
+        port = free_port()
         with _process("dev", WORKER, "--port", str(port), folder=Path(folder)) as dev:
             yield _ready(port, dev)
 
@@ -35,9 +39,6 @@ def embedded() -> Iterator[str]:
 @contextmanager
 def on_rabbitmq(*, workers: int = 2) -> Iterator[str]:
     """Run a manager and `workers` workers on real servers, in a database and under a prefix of their own."""
-    sys.path.insert(0, str(ROOT))
-    from scripts.services import services  # which finds, starts or installs them
-
     with services() as up, tempfile.TemporaryDirectory(prefix="tacoq-demo-") as folder:
         name = f"tacoq_demo_{secrets.token_hex(4)}"
         environment = {
@@ -47,9 +48,9 @@ def on_rabbitmq(*, workers: int = 2) -> Iterator[str]:
         }
         print(f"RabbitMQ {_address(up.broker_url)}, Postgres {_address(up.database_url)}, database and prefix {name}")
         with ExitStack() as stack:
-            stack.callback(_remove, name, up.database_url, up.broker_url)
+            stack.callback(lambda: asyncio.run(_remove(name, up.database_url, up.broker_url)))
             subprocess.run(_tacoq("migrate"), env=os.environ | environment, check=True, stdout=subprocess.DEVNULL)
-            port = _free_port()
+            port = free_port()
             manager = stack.enter_context(
                 _process("manager", "--port", str(port), folder=Path(folder), environment=environment)
             )
@@ -106,12 +107,10 @@ def _ready(port: int, process: subprocess.Popen[bytes]) -> str:
             time.sleep(0.05)
 
 
-def _remove(name: str, database_url: str, broker_url: str) -> None:
+async def _remove(name: str, database_url: str, broker_url: str) -> None:
     """Drop the demo's database, and its queues and exchanges."""
-    from scripts.cleanup import drop_database, drop_namespace
-
-    drop_database(database_url, name)
-    drop_namespace(broker_url, name, queues=["census"])
+    await drop_database(database_url, name)
+    await delete_topology(broker_url, name, queues=["census"])
 
 
 def _address(url: str) -> str:
@@ -121,10 +120,3 @@ def _address(url: str) -> str:
 
 def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-40:])
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
+from scripts.cleanup import delete_topology
 from tests.support.cluster import Cluster
-from tests.support.topology import delete_topology
 
 
 @pytest_asyncio.fixture

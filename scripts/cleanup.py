@@ -1,4 +1,4 @@
-"""A namespace in; its exchanges and queues gone from the broker out."""
+"""What a test or a demo made on shared servers, gone: a namespace's exchanges and queues, a database."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable
 
 import aio_pika
+import asyncpg
 
 from tacoq_protocol.topology import Topology
 
@@ -39,3 +40,12 @@ def queues_beginning_with(prefix: str) -> list[str]:
         )
         return [name for name in done.stdout.split() if name.startswith(prefix)]
     return []
+
+
+async def drop_database(server_url: str, name: str) -> None:
+    """Drop a database, whoever is still connected to it."""
+    connection = await asyncpg.connect(server_url)
+    try:
+        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await connection.close()
