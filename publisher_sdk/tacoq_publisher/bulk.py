@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tacoq_protocol.calls import TaskCall
-from tacoq_protocol.errors import InvalidTask, ManagerUnavailable, TacoqError
+from tacoq_protocol.errors import InvalidTask, ManagerUnavailable, TacoqError, TaskConflict
 from tacoq_protocol.http import MAX_BATCH_TASKS
 from tacoq_publisher.batching import MAX_REQUEST_BYTES
 from tacoq_publisher.errors import PublishInterrupted
@@ -103,7 +103,13 @@ class Bulk:
 
 
 def _of_item(error: TacoqError, index: int) -> TacoqError:
-    return InvalidTask(str(error), index=index) if isinstance(error, InvalidTask) else error
+    match error:
+        case InvalidTask():
+            return InvalidTask(str(error), index=index)
+        case TaskConflict():
+            return TaskConflict(str(error), task_id=error.task_id, index=index)
+        case _:
+            return error
 
 
 def _pair(item: object, index: int) -> tuple[Any, object]:

@@ -58,8 +58,13 @@ def read_problem(body: bytes) -> Problem | None:
 
 
 def describe(problem: Problem) -> str:
-    """Say in one line what the manager refused, and where in the task."""
-    return f"{problem.detail} (at {problem.pointer})" if problem.pointer else problem.detail
+    """Say in one line what the manager refused, and where in the task.
+
+    Its words about the batch are left out: here the others are sent again, and places are the caller's.
+    """
+    detail = problem.detail.removeprefix(f"task {problem.index} of the batch: ")
+    detail = detail.removesuffix("; nothing of the batch was accepted")
+    return f"{detail} (at {problem.pointer})" if problem.pointer else detail
 
 
 def unexpected(status: int, body: bytes, *, url: str, action: str) -> ManagerError:

@@ -77,7 +77,7 @@ class Manager:
                 if len(accepted) != len(tasks):
                     raise self._malformed(answer, action, f"{len(accepted)} tasks in it")
                 return accepted
-            case 409 | 413 | 422:
+            case 400 | 409 | 413 | 422:
                 return self._refusal(answer, action, len(tasks))
             case _:
                 raise self._unexpected(answer, action)
@@ -197,7 +197,7 @@ class Manager:
         return Refusal(index, InvalidTask(text))
 
     def _of_task(self, answer: Answer, task_id: UUID, action: str) -> Answer:
-        if answer.status == 404 and read_problem(answer.body):
+        if answer.status == 404 and (problem := read_problem(answer.body)) and problem.task_id == task_id:
             raise TaskNotFound(task_id)
         return self._ok(answer, action)
 

@@ -118,7 +118,7 @@ class Transport:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self.retry_for
         backoff = Backoff()
-        sent = False
+        sent = told = False
         while True:
             try:
                 return await self._try(method, path, body, query, self.try_seconds + longer)
@@ -128,8 +128,10 @@ class Transport:
                 if left <= 0 or (fault.sent and not resend):
                     outcome = "it may have been done nevertheless" if sent else "nothing was sent"
                     raise self.unavailable(action, fault, outcome=outcome) from fault.__cause__
+                level, told = (logging.DEBUG if told else logging.WARNING), True
                 pause = min(backoff.pause(fault.pause), left)
-                log.warning(
+                log.log(
+                    level,
                     "manager not available, trying again",
                     extra={"url": self.url, "action": action, "fault": str(fault), "pause": round(pause, 3)},
                 )
@@ -157,9 +159,10 @@ class Transport:
 
     def unavailable(self, action: str, fault: Fault, *, outcome: str) -> ManagerUnavailable:
         """Return the error for `action` given up after `fault`, the last one; `outcome` is what became of it."""
+        tried = f", tried for {self.retry_for:g} s" if self.retry_for else ""
         return ManagerUnavailable(
-            f"the manager at {self.url} was not available to {action}, tried for {self.retry_for:g} s: "
-            f"{fault}; {outcome}: see that it runs, or set TACOQ_MANAGER_URL (or url=) to where it does",
+            f"the manager at {self.url} was not available to {action}{tried}: {fault}; {outcome}: "
+            "see that it runs, or set TACOQ_MANAGER_URL (or url=) to where it does",
             status=fault.status,
         )
 
@@ -205,8 +208,10 @@ def _faults() -> Iterator[None]:
     """Turn what can happen to a connection into a Fault."""
     try:
         yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise Fault(f"cannot connect ({error})", sent=False) from error
+    except aiohttp.ClientConnectorError as error:
+        raise Fault(f"cannot connect ({error.strerror or error})", sent=False) from error
+    except aiohttp.ConnectionTimeoutError as error:
+        raise Fault("cannot connect (no answer in time)", sent=False) from error
     except TimeoutError as error:
         raise Fault("no answer in time", sent=True) from error
     except (aiohttp.ClientError, OSError) as error:

@@ -1,9 +1,9 @@
 """Waiting: ids that somebody awaits in, their final views out, pushed over streams that all share.
 
-Ids that come while a stream is being opened go into the next one, so a lone wait costs one request and 10,000
-at once cost one as well. An open stream takes no further ids: newcomers get one of their own, and where that
-would be too many, it takes over the ids of the smallest. Streams end after `STREAM_SECONDS`, or break; the
-ids left over are asked for again.
+Ids that come while a stream is being opened (for 10 ms at most: a manager may keep its first bytes until it has news)
+go into the next one, so a lone wait costs one request, and 10,000 at once cost one as well. An open stream takes no
+further ids: newcomers get one of their own, and where that would be too many, it takes over the ids of the smallest.
+Streams end after `STREAM_SECONDS`, or break; the ids left over are asked for again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 from typing import Final
 from uuid import UUID
@@ -25,6 +26,7 @@ log = logging.getLogger("tacoq.publisher")
 
 STREAM_SECONDS: Final = 30.0  # a connection that died in silence is noticed 10 s after this
 MAX_STREAMS: Final = 4
+GATHER_SECONDS: Final = 0.01  # between two openings, at most
 _GOES_ON: Final = "the tasks go on, wait again with the same handles"
 
 
@@ -130,7 +132,9 @@ class Waits:
                 stream.reader = reader
                 self._readers.add(reader)
                 reader.add_done_callback(self._readers.discard)
-                await stream.opened.wait()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(GATHER_SECONDS):
+                        await stream.opened.wait()
         finally:
             self._opener = None
 
@@ -198,6 +202,7 @@ class Waits:
 
     def _after_fault(self, stream: _Stream, fault: Fault) -> None:
         now = self._loop.time()
+        level = logging.WARNING if self.fault is None else logging.DEBUG
         self.fault = fault
         if self._faulty_since is None:
             self._faulty_since = now
@@ -207,7 +212,8 @@ class Waits:
             return
         self._pause = self._backoff.pause(fault.pause)
         if stream.ids:
-            log.warning(
+            log.log(
+                level,
                 "wait stream broke, opening another",
                 extra={
                     "url": self._transport.url,

@@ -183,7 +183,12 @@ class ScriptedManager:
             if task.kind == VAGUE_KIND:
                 return problem(422, "something in it is wrong")
             if task.kind == REFUSED_KIND:
-                return problem(422, f"kind {task.kind!r} is refused", index=index, pointer=f"$.tasks[{index}].kind")
+                return problem(
+                    422,
+                    f"task {index} of the batch: kind {task.kind!r} is refused; nothing of the batch was accepted",
+                    index=index,
+                    pointer="/kind",
+                )
             known = self.accepted.get(task.id)
             if known is not None and msgspec.json.encode(known) != msgspec.json.encode(task):
                 return problem(409, f"task {task.id} is known with other content", index=index, task_id=task.id)
@@ -226,7 +231,7 @@ class ScriptedManager:
     async def _view(self, request: web.Request) -> web.Response:
         view = self.views.get(UUID(request.match_info["id"]))
         if view is None:
-            return problem(404, "no such task")
+            return problem(404, "no such task", task_id=UUID(request.match_info["id"]))
         if "payload" in request.query:
             view = msgspec.structs.replace(view, payload=self.accepted[view.id].payload)
         return answer(view)
@@ -234,7 +239,7 @@ class ScriptedManager:
     async def _cancel(self, request: web.Request) -> web.Response:
         view = self.views.get(UUID(request.match_info["id"]))
         if view is None:
-            return problem(404, "no such task")
+            return problem(404, "no such task", task_id=UUID(request.match_info["id"]))
         if view.state.final:
             return problem(409, f"it is {view.state} already")
         if view.state is TaskState.RUNNING:
@@ -245,7 +250,7 @@ class ScriptedManager:
     async def _retry(self, request: web.Request) -> web.Response:
         view = self.views.get(UUID(request.match_info["id"]))
         if view is None:
-            return problem(404, "no such task")
+            return problem(404, "no such task", task_id=UUID(request.match_info["id"]))
         if not view.state.final:
             return problem(409, f"it is {view.state}: only a final task can be retried")
         task = msgspec.structs.replace(self.accepted[view.id], id=new_task_id())
@@ -263,7 +268,7 @@ class ScriptedManager:
     async def _timeline(self, request: web.Request) -> web.Response:
         view = self.views.get(UUID(request.match_info["id"]))
         if view is None:
-            return problem(404, "no such task")
+            return problem(404, "no such task", task_id=UUID(request.match_info["id"]))
         return answer({"id": view.id, "events": [{"at": view.created_at, "event": "accepted"}]})
 
     async def _listing(self, request: web.Request) -> web.Response:

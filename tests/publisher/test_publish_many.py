@@ -78,7 +78,7 @@ async def test_the_next_request_is_filled_while_one_is_in_flight(
 async def test_a_refused_item_is_named_and_exactly_those_before_it_are_accepted(
     manager: ScriptedManager, publisher: Publisher
 ) -> None:
-    with pytest.raises(InvalidTask, match=r"kind 'refused' is refused \(at \$\.tasks\[700\]\.kind\)") as caught:
+    with pytest.raises(InvalidTask, match=r"^kind 'refused' is refused \(at /kind\)$") as caught:
         await publisher.publish_many((REFUSED_KIND if i in (1_700, 1_900, 2_100) else "add", i) for i in range(3_000))
     assert caught.value.index == 1_700
     assert payloads(manager) == list(range(1_700))

@@ -71,7 +71,7 @@ async def test_one_bad_task_fails_alone_and_the_rest_is_sent_again_with_the_same
     )
     error = answers.pop(10)
     assert isinstance(error, InvalidTask)
-    assert str(error) == "kind 'refused' is refused (at $.tasks[10].kind)"
+    assert str(error) == "kind 'refused' is refused (at /kind)"
     assert error.index is None, "a place in a batch that the caller never saw"
     assert list(manager.accepted) == [handle.id for handle in answers if isinstance(handle, TaskHandle)]
     assert len(manager.accepted) == 20

@@ -42,8 +42,9 @@ async def test_ten_thousand_results_at_once_share_one_request(manager: ScriptedM
 
 
 async def test_waits_that_come_while_a_stream_is_opened_share_the_next_one(
-    manager: ScriptedManager, publisher: Publisher
+    manager: ScriptedManager, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(waiting, "GATHER_SECONDS", 60)
     opened = asyncio.Event()
     manager.script(WAIT, held(opened))
     handles = await published(publisher, 30)
@@ -57,6 +58,21 @@ async def test_waits_that_come_while_a_stream_is_opened_share_the_next_one(
         await manager.finish(handle.id)
     await asyncio.gather(first, others)
     assert [len(seen.waited_for) for seen in manager.requests(WAIT)] == [1, 29]
+
+
+async def test_a_stream_that_says_nothing_yet_does_not_hold_up_the_next_one(
+    manager: ScriptedManager, publisher: Publisher
+) -> None:
+    silent = asyncio.Event()
+    manager.script(WAIT, held(silent))
+    slow, quick = await published(publisher, 2)
+    waiting_for_slow = asyncio.create_task(slow.result())
+    await manager.until(lambda: len(manager.requests(WAIT)) == 1)
+    await manager.finish(quick.id, result=b"1")
+    assert await quick.result() == 1
+    await manager.finish(slow.id, result=b"2")
+    silent.set()
+    assert await waiting_for_slow == 2
 
 
 async def test_newcomers_take_over_small_streams_where_there_would_be_too_many(

@@ -19,7 +19,7 @@ from tacoq_publisher.manager import Manager
 @click.option("--kind", help="Only of this kind.")
 @click.option("--queue", help="Only of this queue.")
 @click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only in this state.")
-@click.option("--limit", type=click.IntRange(1, 1_000), default=20, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="At most so many.")
 @click.option("--cursor", help="Go on where a page ended.")
 @manager_options
 def ps(
