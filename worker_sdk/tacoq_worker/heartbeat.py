@@ -37,7 +37,7 @@ UNREGISTERED_SECONDS = 0.05  # between looks whether the session listens
 class Vitals:
     """What heartbeats tell of the session. Written on its loop, read from the heartbeat's thread.
 
-    `listening` says whether the session hears releases and managers: before it does, managers shall not count on it.
+    `listening` says whether the session hears managers: before it does, they shall not know of it.
     """
 
     held: dict[Fence, Held]
@@ -91,7 +91,8 @@ class HeartbeatThread:
         self._leave = leave
         self._stopped = True
         self._wake_up()
-        await asyncio.to_thread(self._thread.join)
+        if self._thread.ident is not None:  # it was started
+            await asyncio.to_thread(self._thread.join)
 
     def _wake_up(self) -> None:
         if self._loop is not None:

@@ -58,6 +58,7 @@ def main(target: str, session: str, fd: str) -> int:
             logging.shutdown()
             sys.stdout.flush()
             os._exit(EXIT_LEFT_BEHIND)  # the interpreter would wait for the thread
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the interpreter's own end would put back the default
     return 0
 
 

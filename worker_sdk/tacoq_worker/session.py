@@ -82,7 +82,7 @@ class Session:
             prefetch=worker.concurrency,
         )
         self._sweep = Sweep(self._slots, self._reporter, self._intake, pace)
-        self._vitals = Vitals(self._intake.held, listening=lambda: self._control.active and self._intake.active)
+        self._vitals = Vitals(self._intake.held, listening=self._listens)
         self._heartbeat = HeartbeatThread(
             worker,
             make_broker,
@@ -101,6 +101,10 @@ class Session:
             drain=self.begin_drain,
             introduce=self._heartbeat.introduce,
         )
+
+    def _listens(self) -> bool:
+        # Before it does, a cancel would not find it. One that drains already is there all the same.
+        return self._control.active and (self._intake.active or self._vitals.draining)
 
     async def start(self) -> None:
         """Take work from now on, or from when the broker is there; does not wait for it."""
@@ -156,8 +160,7 @@ class Session:
         await self._intake.stop()
         self._intake.hand_back(self._slots.waiting(), ReturnReason.SHUTDOWN)
         if not await self._slots.until_idle(grace):
-            for held in self._slots.running():
-                self._slots.interrupt(held, Stop.SHUTDOWN)
+            self._slots.interrupt_all(Stop.SHUTDOWN)
             await self._slots.until_idle(self._pace.stop_runs)
         stuck = len(self._slots.running())
         confirmed = await self._reporter.flush(self._pace.last_reports)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from tacoq_protocol.http import ErrorInfo
-from tacoq_protocol.messages import Expired, Outcome
+from tacoq_protocol.messages import Expired, Failed, Outcome
 from tacoq_worker.children import Child
 from tacoq_worker.execute import Run, Stop, call_async, call_sync, failed, not_started, raised, unless_stopped
 from tacoq_worker.held import Held, Phase
@@ -63,7 +63,6 @@ class Slots:
 
     def take(self) -> Held | None:
         """Return the next release that still waits."""
-        self._waking = False
         while self._waiting:
             held = self._waiting.popleft()
             if held.phase is Phase.WAITING:
@@ -80,6 +79,10 @@ class Slots:
         """This slot has nothing to do."""
         self._idle.append(slot)
 
+    def awake(self) -> None:
+        """The slot that was woken is here; another may be."""
+        self._waking = False
+
     def waiting(self) -> list[Held]:
         """Releases that no slot has taken."""
         return [held for held in self._waiting if held.phase is Phase.WAITING]
@@ -93,6 +96,11 @@ class Slots:
         for slot in self._slots:
             if slot.held is held:
                 slot.interrupt(stop)
+
+    def interrupt_all(self, stop: Stop) -> None:
+        """Stop every run."""
+        for slot in self._slots:
+            slot.interrupt(stop)
 
     async def until_idle(self, seconds: float) -> bool:
         """Wait until nothing runs; False when that takes longer."""
@@ -161,6 +169,7 @@ class _Slot:
                 self._wakeup = asyncio.get_running_loop().create_future()
                 slots.wait(self)
                 await self._wakeup
+                slots.awake()
                 turn_ends = time.monotonic() + TURN_SECONDS
                 continue
             assert held.handler is not None, "only releases with a handler wait for a slot"
@@ -170,6 +179,8 @@ class _Slot:
             outcome = await self._run(held, run)
             self.held = None
             slots.report(held, outcome)
+            if isinstance(outcome, Failed):
+                _log_failure(outcome)
             if slots.watcher is not None:
                 slots.watcher.set()
             if run.stop is not None or contextvars.copy_context() != clean or _cancelling():
@@ -235,6 +246,21 @@ class _Slot:
 
 def _nothing() -> None:
     """Nothing runs that could be stopped."""
+
+
+def _log_failure(outcome: Failed) -> None:
+    error = outcome.error
+    fields = {
+        "task_id": str(outcome.task_id),
+        "kind": outcome.kind,
+        "release": outcome.release,
+        "attempt": outcome.attempt,
+        "retryable": outcome.retryable,
+        "error": f"{error.type}: {error.message}",
+    }
+    if error.traceback is not None:
+        fields["traceback"] = error.traceback
+    log.warning("run failed", extra=fields)
 
 
 def _cancelling() -> bool:

@@ -48,9 +48,10 @@ class _Child:
         self.pipe.write(b"go\n")
 
     def retire(self) -> None:
-        """Let it drain."""
-        self.retired = True
-        self.signal(signal.SIGTERM)
+        """Let it drain. Idempotent."""
+        if not self.retired:
+            self.retired = True
+            self.signal(signal.SIGTERM)
 
     def signal(self, number: int) -> None:
         if self.process.returncode is None:
@@ -83,8 +84,12 @@ class Supervisor:
         await self._broker.declare(Declared(exchanges=[self._topology.presence]))
         watching = loop.create_task(self._reload_on_change()) if reload else None
         try:
-            for child in await self._load(self._processes):
-                self._go(child)
+            try:
+                for child in await self._load(self._processes):
+                    self._go(child)
+            except ConfigurationError:
+                if not self._stopping.is_set():
+                    raise
             while self._children or self._tasks:
                 self._changed.clear()
                 await self._changed.wait()
@@ -114,8 +119,7 @@ class Supervisor:
         """Replace every process by one with the code as it is now; False when that cannot be loaded."""
         old = list(self._children)
         try:
-            fresh = await self._load(1)
-            fresh += await self._load(self._processes - 1)
+            fresh = await self._load(self._processes)
         except ConfigurationError as error:
             log.error("new code cannot be loaded; the old goes on", extra={"reason": str(error)})
             return False
