@@ -1,7 +1,7 @@
 """An answer that is no success in, the error to raise out; and the errors that only this SDK has.
 
 TacoqError
-├── PublisherClosed           a publisher that is not open, or not here
+├── PublisherClosed               a publisher that is not open, or not here
 └── ManagerError
     └── ManagerUnavailable
         └── PublishInterrupted    publish_many gave up in the middle: what is accepted, what may be

@@ -109,10 +109,7 @@ class Manager:
             yield self._wait_lines(stream)
 
     async def cancel(self, task_id: UUID) -> Cancelled | None:
-        """Ask for a cancel; None when the task is final already (also by an earlier cancel).
-
-        Raises TaskNotFound.
-        """
+        """Ask for a cancel; None when the task is final already (also by an earlier cancel). Raises TaskNotFound."""
         action = f"cancel task {task_id}"
         answer = await self._transport.request("POST", f"/tasks/{task_id}/cancel", action=action)
         if answer.status == 409:

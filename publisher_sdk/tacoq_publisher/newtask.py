@@ -83,10 +83,7 @@ def publish_options(
     max_attempts: int | None = None,
     timeout: Duration | None = None,
 ) -> NewTaskFields:
-    """Check the options of a publish.
-
-    Raises ConfigurationError, naming the option; TypeError for an unknown one.
-    """
+    """Check the options of a publish. Raises ConfigurationError, naming the option; TypeError for an unknown one."""
     fields = NewTaskFields()
     if queue is not None:
         if not _matches(_QUEUE, queue):

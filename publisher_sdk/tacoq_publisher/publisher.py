@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, Unpack, overload
@@ -37,18 +37,16 @@ class _Open(NamedTuple):
 
 
 class Publisher:
-    """Publishes tasks to the manager and awaits their results.
+    """Publishes tasks to the manager and awaits their results. One per event loop serves all that runs on it.
 
-    One per event loop, shared by all that runs on it.
+        async with Publisher() as tacoq:
+            handle = await tacoq.publish("add", {"x": 2, "y": 3}, priority=5)
+            print(await handle.result(timeout="30s"))
 
-    `url` and `api_key` go before `TACOQ_MANAGER_URL` (default http://127.0.0.1:3000) and `TACOQ_API_KEY`.
-    While the manager is away or broken, requests are sent again for `retry_for` before they raise
-    ManagerUnavailable; one without an answer after `request_timeout` counts as lost. Task ids are made here,
-    so that no resend publishes a task twice.
-
-    async with Publisher() as tacoq:
-        handle = await tacoq.publish("add", {"x": 2, "y": 3}, priority=5)
-        print(await handle.result(timeout="30s"))
+    `url` and `api_key` go before `TACOQ_MANAGER_URL` (default http://127.0.0.1:3000) and `TACOQ_API_KEY`. While the
+    manager is away or broken, requests are sent again for `retry_for` before they raise ManagerUnavailable; a try
+    without an answer after `request_timeout` counts as lost. Task ids are made here, so that no resend publishes a
+    task twice.
     """
 
     def __init__(
@@ -76,10 +74,7 @@ class Publisher:
         await self.close(drain=error is None)
 
     def open(self) -> None:
-        """Belong to the running event loop from now on. Connects with the first request.
-
-        `async with` does this.
-        """
+        """Belong to the running event loop from now on; connect with the first request. `async with` does this."""
         if self._open is not None:
             raise PublisherClosed("this Publisher is open already: share it, or make another one")
         transport = Transport(self._settings, retry_for=self._retry_for, try_seconds=self._try_seconds)
@@ -129,14 +124,12 @@ class Publisher:
         task_id: UUID | None = None,
         **options: Unpack[TaskOptions],
     ) -> TaskHandle[Any]:
-        """Publish one task: `publish(add.task(2, 3))`, or `publish("add", {"x": 2, "y": 3})`.
+        """Publish one task: `publish(add.task(2, 3))`, or `publish("add", {"x": 2, "y": 3})`; options: `TaskOptions`.
 
-        Options: `TaskOptions`.
-
-        A payload is what pydantic can write as JSON, up to 1 MiB of it. When this returns, the task is
-        durably accepted. Calls at the same time share requests; each gets its own error, and tasks are
-        accepted in the order of the calls. Cancelled, it may or may not publish: with a `task_id` of your own
-        (`new_task_id()`) you can look, or publish it again without harm.
+        A payload is what pydantic can write as JSON, up to 1 MiB of it. When this returns, the task is durably
+        accepted. Calls at the same time share requests; tasks are accepted in the order of the calls, and each call
+        gets its own error. Cancelled, it may or may not publish: with a `task_id` of your own (`new_task_id()`) you
+        can look, or publish it again without harm.
 
         Raises ConfigurationError for a wrong option, InvalidTask for a wrong kind or payload, TaskConflict
         when `task_id` is taken by another task, ManagerUnavailable when the manager was away for too long: it
@@ -195,10 +188,7 @@ class Publisher:
             bulk.abandon()
 
     def bulk(self, **options: Unpack[TaskOptions]) -> Bulk:
-        """Return what `publish_many` is made of, for callers with a loop of their own.
-
-        Raises ConfigurationError.
-        """
+        """Return what `publish_many` is made of, for callers with a loop of their own. Raises ConfigurationError."""
         core = self._here()
         return Bulk(core.manager, publish_options(**options), lambda prepared: _handle(core, prepared))
 
@@ -213,9 +203,7 @@ class Publisher:
     def handle(
         self, task_id: UUID | str, *, kind: str | None = None, decode: Callable[[bytes], Any] = decode_json
     ) -> TaskHandle[Any]:
-        """Return a handle of a task published before, or elsewhere.
-
-        Asks nobody: an unknown id shows when the handle is used.
+        """Return a handle of a task published before, or elsewhere. An unknown id shows when the handle is used.
 
         `decode` turns the result's JSON into its type, as `add.task(2, 3).decode` does; without it results
         are plain JSON values.
@@ -223,13 +211,13 @@ class Publisher:
         core = self._opened()
         try:
             task_id = task_id if isinstance(task_id, UUID) else UUID(task_id)
-        except ValueError:
+        except (ValueError, AttributeError, TypeError):
             raise ConfigurationError(f"{task_id!r} is not a task id: task ids are UUIDs") from None
         return TaskHandle(task_id, kind, decode, core.manager, core.waits)
 
     async def as_completed(
         self, handles: Iterable[TaskHandle[R]], *, timeout: Duration | None = None
-    ) -> AsyncIterator[TaskHandle[R]]:
+    ) -> AsyncGenerator[TaskHandle[R]]:
         """Give each handle as soon as its task is final, however it ended; its `result()` then asks nobody.
 
         Raises WaitTimeout, naming one of them, when not all were final after `timeout`; ManagerUnavailable.

@@ -172,10 +172,7 @@ class SyncPublisher:
         self.close()
 
     def close(self) -> None:
-        """Let publishes under way end, fail who waits for a result, disconnect, end the thread.
-
-        Idempotent.
-        """
+        """Let publishes under way end, fail who waits for a result, disconnect, end the thread. Idempotent."""
         with self._opening:
             self._closed = True
             stop, self._stop = self._stop, None

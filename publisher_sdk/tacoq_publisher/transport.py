@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Self
 import aiohttp
 
 from tacoq_protocol.errors import ManagerUnavailable
-from tacoq_publisher.errors import read_problem, shown
+from tacoq_publisher.errors import PublisherClosed, read_problem, shown
 from tacoq_publisher.settings import PublisherSettings
 
 log = logging.getLogger("tacoq.publisher")
@@ -183,6 +183,8 @@ class Transport:
         query: Mapping[str, str] | None,
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
+        if self._session.closed:
+            raise PublisherClosed("the Publisher that this belongs to was closed")
         headers = {}
         if body is not None:
             headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}

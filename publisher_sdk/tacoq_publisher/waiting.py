@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import Final
 from uuid import UUID
@@ -69,7 +70,7 @@ class Waits:
         self._backoff = Backoff()
         self._pause = 0.0
         self._faulty_since: float | None = None
-        self._closed = False
+        self._closed: TacoqError | None = None
         self.fault: Fault | None = None  # why there is no stream now, when there should be one
 
     async def wait(self, task_id: UUID) -> WaitLine:
@@ -81,7 +82,9 @@ class Waits:
             self.unwatch(task_id, future)
 
     def watch(self, task_id: UUID) -> asyncio.Future[WaitLine]:
-        """Return a future of what `wait` returns. To be given back to `unwatch`."""
+        """Return a future of what `wait` returns, to be given back to `unwatch`. Raises the error of `close`."""
+        if self._closed is not None:
+            raise own_copy(self._closed)
         watch = self._watched.get(task_id)
         if watch is None:
             watch = self._watched[task_id] = _Watch()
@@ -106,7 +109,7 @@ class Waits:
 
     async def close(self, error: TacoqError) -> None:
         """Close all streams; whoever still waits gets `error`."""
-        self._closed = True
+        self._closed = error
         tasks = [*self._readers, *([self._opener] if self._opener else [])]
         for task in tasks:
             task.cancel()
@@ -117,7 +120,7 @@ class Waits:
     def _ask(self, task_ids: Iterable[UUID]) -> None:
         """Put ids into the next stream, and see that there is one."""
         self._fresh.update(dict.fromkeys(task_ids))
-        if self._fresh and self._opener is None and not self._closed:
+        if self._fresh and self._opener is None and self._closed is None:
             self._opener = self._loop.create_task(self._open_streams(), name="tacoq wait")
 
     async def _open_streams(self) -> None:
@@ -127,11 +130,11 @@ class Waits:
                 if self._pause:
                     await asyncio.sleep(self._pause)
                     self._pause = 0.0
+                    continue
                 stream = self._next_stream()
-                reader = self._loop.create_task(self._read(stream), name="tacoq wait stream")
-                stream.reader = reader
-                self._readers.add(reader)
-                reader.add_done_callback(self._readers.discard)
+                stream.reader = self._loop.create_task(self._read(stream), name="tacoq wait stream")
+                stream.reader.add_done_callback(partial(self._ended, stream))
+                self._readers.add(stream.reader)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(GATHER_SECONDS):
                         await stream.opened.wait()
@@ -157,7 +160,7 @@ class Waits:
         return stream
 
     async def _read(self, stream: _Stream) -> None:
-        """Read a stream to its end, and ask again for what it did not tell."""
+        """Read a stream to its end."""
         begun = self._loop.time()
         try:
             async with self._manager.wait(stream.ids, seconds=STREAM_SECONDS) as chunks:
@@ -175,13 +178,16 @@ class Waits:
             self._after_fault(stream, fault)
         except Exception as error:  # nobody else would tell the waiters
             self._fail(stream.ids, error)
-        finally:
-            self._streams.discard(stream)
-            left, stream.ids = stream.ids, set()
-            for task_id in left:
-                self._watched[task_id].stream = None
-            self._ask(left)
-            stream.opened.set()
+
+    def _ended(self, stream: _Stream, reader: asyncio.Task[None]) -> None:
+        """Ask again for what a stream did not tell; its reader may have been cancelled before it began."""
+        self._readers.discard(reader)
+        self._streams.discard(stream)
+        left, stream.ids = stream.ids, set()
+        for task_id in left:
+            self._watched[task_id].stream = None
+        self._ask(left)
+        stream.opened.set()
 
     def _tell(self, line: WaitLine) -> None:
         if isinstance(line, TaskView) and not line.state.final:
@@ -206,11 +212,12 @@ class Waits:
         self.fault = fault
         if self._faulty_since is None:
             self._faulty_since = now
-        if now - self._faulty_since >= self._transport.retry_for:
+        time_left = self._faulty_since + self._transport.retry_for - now
+        if time_left <= 0:
             self._faulty_since = None
             self._fail(stream.ids, self._transport.unavailable("wait for tasks", fault, outcome=_GOES_ON))
             return
-        self._pause = self._backoff.pause(fault.pause)
+        self._pause = min(self._backoff.pause(fault.pause), time_left)
         if stream.ids:
             log.log(
                 level,

@@ -64,6 +64,8 @@ async def test_a_handle_refuses_to_be_pickled_and_says_what_to_do(publisher: Pub
 async def test_a_text_that_is_no_id_is_an_error_at_once(publisher: Publisher) -> None:
     with pytest.raises(ConfigurationError, match="'17' is not a task id"):
         publisher.handle("17")
+    with pytest.raises(ConfigurationError, match="17 is not a task id"):
+        publisher.handle(17)  # type: ignore[call-overload]
 
 
 async def test_a_failed_task_tells_the_error_of_its_handler(manager: ScriptedManager, publisher: Publisher) -> None:

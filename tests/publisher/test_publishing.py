@@ -180,6 +180,23 @@ async def test_a_publisher_works_only_while_it_is_open(manager: ScriptedManager)
     await publisher.close()
 
 
+async def test_handles_work_only_while_their_publisher_is_open(manager: ScriptedManager) -> None:
+    async with Publisher(manager.url) as publisher:
+        handle = await publisher.publish("add")
+    for question in (handle.state, handle.result, handle.cancel):
+        with pytest.raises(PublisherClosed, match="was closed"):
+            await question()
+
+
+async def test_closing_ends_a_publish_many_under_way(manager: ScriptedManager) -> None:
+    manager.script(BATCH, held(asyncio.Event()))
+    async with Publisher(manager.url) as publisher:
+        publishing = asyncio.create_task(publisher.publish_many(("add", i) for i in range(5_000)))
+        await manager.until(lambda: len(manager.seen) == 1)
+    with pytest.raises(PublisherClosed):
+        await publishing
+
+
 async def test_a_publisher_belongs_to_one_loop(publisher: Publisher) -> None:
     with pytest.raises(PublisherClosed, match="another event loop"):
         await asyncio.to_thread(lambda: asyncio.run(_publish(publisher)))

@@ -214,6 +214,44 @@ async def test_a_wait_cancelled_before_its_stream_is_never_asked_for(
     assert manager.requests(WAIT) == []
 
 
+async def test_a_wait_cancelled_while_its_stream_is_about_to_be_opened_leaves_nothing_behind(
+    manager: ScriptedManager, publisher: Publisher
+) -> None:
+    """Cancelled at each of the first steps, also before the stream's reader has begun."""
+    for steps in range(6):
+        handle = await publisher.publish("add")
+        result = asyncio.create_task(handle.result())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        result.cancel()
+        await asyncio.wait([result])
+    manager.finish_at_once = True
+    handles = await published(publisher, 5)
+    assert await gathered(handles) == list(range(5))
+    await manager.until(lambda: manager.open_streams == 0)
+
+
+async def test_a_wait_cancelled_during_a_pause_is_not_asked_for(manager: ScriptedManager, publisher: Publisher) -> None:
+    handle = await publisher.publish("add", 1)
+    manager.script(WAIT, busy())
+    result = asyncio.create_task(handle.result())
+    await manager.until(lambda: len(manager.requests(WAIT)) == 1)
+    result.cancel()
+    await asyncio.wait([result])
+    await manager.finish(handle.id, result=b"1")
+    assert await handle.result() == 1
+    assert all(seen.waited_for == {handle.id} for seen in manager.requests(WAIT))
+
+
+async def test_a_manager_that_asks_for_more_time_than_there_is_gets_what_there_is(manager: ScriptedManager) -> None:
+    async with Publisher(manager.url, retry_for="300ms") as publisher:
+        handle = await publisher.publish("add", 1)
+        manager.script(WAIT, *[busy(after="3600")] * 3)
+        with pytest.raises(ManagerUnavailable, match="it answered 503"):
+            await handle.result()
+        assert len(manager.requests(WAIT)) == 2
+
+
 async def test_two_waits_for_one_task_are_one_for_the_manager(manager: ScriptedManager, publisher: Publisher) -> None:
     handle = await publisher.publish("add")
     again = publisher.handle(handle.id)
