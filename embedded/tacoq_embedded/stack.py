@@ -38,7 +38,10 @@ class Stack:
         return self._server.url
 
     async def __aenter__(self) -> Self:
-        """Migrate, take back what the last process had released, and start. Raises ConfigurationError."""
+        """Migrate, take back what the last process had released, and start; the workers are known when it returns.
+
+        Raises ConfigurationError when the address cannot be had.
+        """
         async with AsyncExitStack() as started:
             await migrate.upgrade(self._settings.database_url)
             started.push_async_callback(self.manager.stop)
@@ -51,6 +54,7 @@ class Stack:
                 await session.start()
                 self.sessions.append(session)
                 started.push_async_callback(session.drain, self._grace)
+            await self.manager.presence.joined(session.id for session in self.sessions)
             self._exit = started.pop_all()
         return self
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, assert_never
@@ -84,6 +84,7 @@ class Presence:
         self._swept = False
         self._writing = asyncio.Event()
         self._link_opened = asyncio.Event()
+        self._heard_session = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -146,6 +147,13 @@ class Presence:
             return None
         finally:
             del self._questions[key]
+
+    async def joined(self, sessions: Iterable[UUID]) -> None:
+        """Return when all of these have introduced themselves."""
+        wanted = frozenset(sessions)
+        while not wanted <= {state.session for state in self._sessions.live() if state.introduced}:
+            self._heard_session.clear()
+            await self._heard_session.wait()
 
     async def beat(self) -> bool:
         """Publish one beat of this manager; whether the broker took it."""
@@ -228,6 +236,7 @@ class Presence:
                 assert_never(message)
 
     def _heard(self, heard: Heard, session: UUID, queue: str) -> None:
+        self._heard_session.set()
         if heard.joined:
             log.info("session joined", extra={"session": session, "queue": queue})
         if heard.introduce:

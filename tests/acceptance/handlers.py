@@ -62,14 +62,14 @@ async def too_slow() -> None:
 
 
 @worker.task(max_attempts=3, backoff=Backoff("10ms", factor=1, max="20ms"))
-async def fails_until(attempt: int, ctx: Context) -> int:
+async def fails_until(ctx: Context, attempt: int) -> int:
     if ctx.attempt < attempt:
         raise ValueError(f"not yet, attempt {ctx.attempt}")
     return ctx.attempt
 
 
 @worker.task
-async def asks(outcome: str, ctx: Context) -> str:
+async def asks(ctx: Context, outcome: str) -> str:
     """Raise one of the outcomes on the first run."""
     if ctx.release == 1:
         match outcome:
