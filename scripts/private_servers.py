@@ -144,8 +144,8 @@ class PrivatePostgres(_PrivateServer):
     stop_signal = signal.SIGINT  # fast: ends sessions, then shuts down
 
     def __init__(self, *, fsync: bool = True) -> None:
-        super().__init__()
         self._bin = postgres_bin() or _missing("postgres")
+        super().__init__()
         self._fsync = fsync
         self._port = free_port()
         self._user = _ordinary_user("postgres")
@@ -195,8 +195,8 @@ class PrivateRabbit(_PrivateServer):
     seconds_to_start = 120.0
 
     def __init__(self) -> None:
-        super().__init__()
         self._bin = rabbitmq_bin() or _missing("rabbitmq-server")
+        super().__init__()
         self._port, self._dist_port, self._epmd_port = free_port(), free_port(), free_port()
         self._node = f"tacoq{self._port}@localhost"
         self._epmd: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,65 @@
+"""scripts/services.py: what it starts answers, and is gone when it is, however it ends."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from scripts import private_servers
+from scripts.probes import postgres_fault, rabbit_fault
+from tests.support import eventually, spawn
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = (sys.executable, ROOT / "scripts" / "services.py", "run")
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_private_servers_end_with_their_owner(number: signal.Signals) -> None:
+    with (
+        TemporaryDirectory(prefix="tacoq-", ignore_cleanup_errors=True) as folder,
+        spawn(*SERVICES, "--private", "--no-fsync", env={"TMPDIR": folder}) as process,
+    ):
+        Path(folder).chmod(0o755)  # for the account that Postgres runs as
+        log = process.wait_for_log("TACOQ_BROKER_URL=", timeout=150)
+        urls = dict(line.split("=", 1) for line in log.splitlines() if "://" in line)
+        assert postgres_fault(urls["TACOQ_DATABASE_URL"]) is None
+        assert rabbit_fault(urls["TACOQ_BROKER_URL"]) is None
+        process.send(number)
+        process.wait()
+        await eventually(lambda: postgres_fault(urls["TACOQ_DATABASE_URL"]))
+        await eventually(lambda: rabbit_fault(urls["TACOQ_BROKER_URL"]))
+
+
+def test_command_gets_the_addresses_and_its_exit_code_is_ours(database_url: str, broker_url: str) -> None:
+    up = {"TACOQ_DATABASE_URL": database_url, "TACOQ_BROKER_URL": broker_url}
+    with spawn(*SERVICES, "--", "sh", "-c", "env | grep ^TACOQ_; exit 5", env=up) as process:
+        assert process.wait() == 5
+        assert {f"{name}={url}" for name, url in up.items()} <= set(process.log().split())
+
+
+def test_command_is_told_to_end_when_we_are(database_url: str, broker_url: str) -> None:
+    up = {"TACOQ_DATABASE_URL": database_url, "TACOQ_BROKER_URL": broker_url}
+    waits = "trap 'echo told; exit 0' TERM; echo ready; while :; do sleep 0.1; done"
+    with spawn(*SERVICES, "--", "sh", "-c", waits, env=up) as process:
+        process.wait_for_log("ready")
+        process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+        assert "told" in process.log()
+
+
+def test_named_server_that_does_not_answer_is_an_error(database_url: str) -> None:
+    up = {"TACOQ_DATABASE_URL": database_url, "TACOQ_BROKER_URL": "amqp://guest:guest@127.0.0.1:1/"}
+    with spawn(*SERVICES, "--", "true", env=up) as process:
+        assert process.wait() == 1
+        assert "TACOQ_BROKER_URL names a server that cannot be used" in process.log()
+
+
+def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_servers, "rabbitmq_bin", lambda: None)
+    with pytest.raises(private_servers.ServiceError, match="apt-get install rabbitmq-server"):
+        private_servers.PrivateRabbit()
