@@ -146,6 +146,24 @@ async def test_children_do_not_outlive_their_supervisor(app: Path, broker_url: s
         await manager.seen(Leave)
 
 
+async def test_slot_processes_do_not_outlive_a_killed_session(app: Path, broker_url: str, manager: FakeManager) -> None:
+    app.write_text(
+        APP.replace("concurrency=4", 'concurrency=2, executor="process"')
+        .replace("async def", "def")
+        .replace("await asyncio", "time")
+    )
+    with tacoq_worker(app, broker_url, manager) as process:
+        session = psutil.Process((await manager.seen(Register)).pid)
+        assert isinstance(await manager.run("version"), Completed)
+        slots = [child for child in session.children() if "spawn_main" in " ".join(child.cmdline())]
+        assert len(slots) == 2
+        session.kill()
+        await manager.seen(Lost)
+        await eventually(lambda: not any(slot.is_running() for slot in slots), what="the slots' processes end")
+        process.terminate()
+        assert process.wait() == 0
+
+
 async def test_a_process_drained_by_a_manager_is_not_replaced(app: Path, broker_url: str, manager: FakeManager) -> None:
     with tacoq_worker(app, broker_url, manager) as process:
         session = (await manager.seen(Register)).session

@@ -15,6 +15,7 @@ from tacoq_worker.context import Context
 from tacoq_worker.registry import AnyHandler, Backoff, Handler, OnLost, Policy, Registry
 
 P = ParamSpec("P")
+A = TypeVar("A")
 R = TypeVar("R")
 
 Executor = Literal["thread", "process"]
@@ -24,14 +25,27 @@ _TASK_OPTIONS = ("max_attempts", "backoff", "timeout", "retry_on", "on_lost")
 
 
 class TaskDecorator(Protocol):
-    """`async def` or `def`, with the Context first or not: the four shapes that types can tell apart."""
+    """`async def` or `def`; the Context first, second of two, or not there: the shapes that types can tell apart.
+
+    Elsewhere the types of `.task` keep it, though at run time it is left out wherever it stands.
+    """
+
+    # The first that fits is taken; mypy fears functions of two Contexts, or that return what can be awaited.
 
     @overload
     def __call__(
+        self, function: Callable[[A, Context], Awaitable[R]], /
+    ) -> Handler[[A, Context], [A], Awaitable[R], R]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[Concatenate[Context, P], Awaitable[R]], /
     ) -> Handler[Concatenate[Context, P], P, Awaitable[R], R]: ...
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, P, Awaitable[R], R]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Awaitable[R]], /
+    ) -> Handler[P, P, Awaitable[R], R]: ...
+    @overload
+    def __call__(self, function: Callable[[A, Context], R], /) -> Handler[[A, Context], [A], R, R]: ...
     @overload
     def __call__(
         self, function: Callable[Concatenate[Context, P], R], /
@@ -70,10 +84,18 @@ class Worker:
 
     @overload
     def task(
+        self, function: Callable[[A, Context], Awaitable[R]], /
+    ) -> Handler[[A, Context], [A], Awaitable[R], R]: ...
+    @overload
+    def task(  # type: ignore[overload-overlap]
         self, function: Callable[Concatenate[Context, P], Awaitable[R]], /
     ) -> Handler[Concatenate[Context, P], P, Awaitable[R], R]: ...
     @overload
-    def task(self, function: Callable[P, Awaitable[R]], /) -> Handler[P, P, Awaitable[R], R]: ...
+    def task(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Awaitable[R]], /
+    ) -> Handler[P, P, Awaitable[R], R]: ...
+    @overload
+    def task(self, function: Callable[[A, Context], R], /) -> Handler[[A, Context], [A], R, R]: ...
     @overload
     def task(self, function: Callable[Concatenate[Context, P], R], /) -> Handler[Concatenate[Context, P], P, R, R]: ...
     @overload
