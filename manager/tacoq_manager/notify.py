@@ -66,21 +66,27 @@ class Waiters:
     async def wait(self, ids: Iterable[UUID], timeout: float) -> AsyncGenerator[list[Told], None]:
         """Yield tasks as they become final, and ids that no task has, until all are told or after `timeout` s.
 
-        Those final at the call are told even with a timeout of 0. Raises DatabaseUnavailable when the first
-        look fails; a later failure costs only time. Close the iterator (`aclosing`) to stop waiting.
+        Those final at the call are told even with a timeout of 0; an empty list says that none was. Raises
+        DatabaseUnavailable when the first look fails; a later failure costs only time. Close the iterator
+        (`aclosing`) to stop waiting.
         """
         deadline = asyncio.get_running_loop().time() + timeout
         waiter = _Waiter(ids)
+        looked = False
         self._join(waiter)  # before the first look: what ends in between wakes us
         try:
             while True:
                 if waiter.ready:
                     batch, waiter.ready = waiter.ready, []
+                    looked = True
                     yield batch
                 elif waiter.fault is not None:
                     raise waiter.fault
                 elif not waiter.missing or self.released:
                     return
+                elif not waiter.unread and not looked:
+                    looked = True
+                    yield []
                 else:
                     waiter.wake.clear()
                     async with asyncio.timeout_at(None if waiter.unread else deadline):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from tacoq_manager.store.engine import Database
+from tests.manager.serving import Served, serving
 
 
 @pytest_asyncio.fixture
@@ -15,3 +16,10 @@ async def store(database: str) -> AsyncIterator[Database]:
     connections = Database(database)
     yield connections
     await connections.close()
+
+
+@pytest_asyncio.fixture
+async def served(database: str) -> AsyncIterator[Served]:
+    """A whole manager behind HTTP, over an in-process broker."""
+    async with serving(database) as running:
+        yield running

@@ -110,6 +110,16 @@ async def test_it_is_told_in_batches_as_they_end(tasks: Tasks, waiters: Waiters)
         assert await anext(told, None) is None
 
 
+async def test_a_first_look_that_finds_nothing_final_says_so(tasks: Tasks, waiters: Waiters) -> None:
+    ids = tasks.new(2 * READ_AT_ONCE)
+    async with aclosing(waiters.wait(ids, 30)) as told:
+        assert await anext(told) == []
+        assert sum(len(asked) for asked in tasks.asked) == len(ids)
+        tasks.finish(ids[:1])
+        waiters.settled(ids[:1])
+        assert told_of(await anext(told)) == {ids[0]}
+
+
 async def test_an_end_between_the_look_and_the_wait_is_not_missed(tasks: Tasks, waiters: Waiters) -> None:
     """The first look saw it live; it ends, and the news comes, before that look's answer is there."""
     ids = tasks.new()

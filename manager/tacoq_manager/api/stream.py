@@ -15,18 +15,17 @@ from tacoq_manager.notify import Told
 from tacoq_manager.store.engine import DatabaseUnavailable
 
 KEEP_ALIVE_SECONDS: Final = 10.0  # an empty line, so that nobody between takes the stream for dead
-FIRST_SECONDS: Final = 0.5  # for a first answer, or a fault, before the status is sent
+FIRST_SECONDS: Final = 5.0  # for the first look, whose fault can still be a status
 _HEADERS: Final = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
 
 
 class WaitStream(Response):
     """Sends what `told` yields. When the first look fails its error goes to the exception handlers instead."""
 
-    def __init__(self, told: AsyncGenerator[list[Told], None], *, keep_alive: float = KEEP_ALIVE_SECONDS) -> None:
+    def __init__(self, told: AsyncGenerator[list[Told], None]) -> None:
         self.status_code = 200
         self.background = None
         self._told = told
-        self._keep_alive = keep_alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -34,10 +33,10 @@ class WaitStream(Response):
         try:
             await asyncio.wait((gone, following), timeout=FIRST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if following.done():
-                following.result()  # raises a fault while it can still be a status
+                following.result()
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             while True:
-                await asyncio.wait((gone, following), timeout=self._keep_alive, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((gone, following), timeout=KEEP_ALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if gone.done():
                     return
                 if not following.done():
@@ -49,7 +48,8 @@ class WaitStream(Response):
                     break
                 if batch is None:
                     break
-                await send(_chunk(encode_lines(batch)))
+                if batch:
+                    await send(_chunk(encode_lines(batch)))
                 following = self._next()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

@@ -73,9 +73,10 @@ async def get(request: Request) -> Response:
     if wait:
         async with aclosing(manager.waiters.wait([task_id], wait)) as told:
             async for batch in told:
-                if not payload and isinstance(batch[0], TaskView):
+                if batch and isinstance(batch[0], TaskView) and not payload:
                     return json_response(batch[0])
-                break
+                if batch:
+                    break
     views = await store.views(manager.database, [task_id], payload=payload)
     if not views:
         raise TaskNotFound(task_id)
