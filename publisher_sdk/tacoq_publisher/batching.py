@@ -1,9 +1,9 @@
 """Batching: tasks in one by one, requests of many out: what arrives during a request forms the next one.
 
-One request at a time, so that tasks are accepted in the order of their `publish()` calls; an idle batcher
-adds no wait. A request refused because of one task costs only that task: the others go again, in a smaller
-request, and the size grows back with each success. So a refusal that names nobody ends at the one to blame as
-well, and many bad tasks cannot make the work quadratic.
+One request at a time, so that tasks are accepted in the order of their `publish()` calls (two at a time were measured
+5 % faster, and have no order); an idle batcher adds no wait. A request refused because of one task costs only that
+task: the others go again, in a smaller request, and the size grows back with each success. So a refusal that names
+nobody ends at the one to blame as well, and many bad tasks cannot make the work quadratic.
 """
 
 from __future__ import annotations

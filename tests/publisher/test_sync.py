@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -147,6 +148,22 @@ def test_closing_ends_waits_of_other_threads(manager: ScriptedManager) -> None:
         for wait in waiting:
             with pytest.raises(PublisherClosed):
                 wait.result()
+
+
+def test_an_interrupt_ends_the_wait_and_drops_it(manager: ScriptedManager, publisher: SyncPublisher) -> None:
+    manager.finish_at_once = False
+    handle = publisher.publish("add")
+    main = threading.get_ident()
+
+    async def interrupt() -> None:
+        await manager.until(lambda: manager.open_streams == 1)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    asyncio.run_coroutine_threadsafe(interrupt(), manager.loop)
+    with pytest.raises(KeyboardInterrupt):
+        handle.result()
+    asyncio.run_coroutine_threadsafe(manager.until(lambda: manager.open_streams == 0), manager.loop).result()
+    assert publisher.publish("add").state() is TaskState.PENDING
 
 
 def test_used_on_its_own_thread_it_says_so(publisher: SyncPublisher) -> None:
