@@ -31,6 +31,7 @@ LOST = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,  # "connection is closed", "connection was closed in the middle of operation"
+    asyncpg.InternalClientError,  # "cannot switch to state": the connection broke between two steps of the driver
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shutdown, terminated by an administrator
     asyncpg.CannotConnectNowError,
