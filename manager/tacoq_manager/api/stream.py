@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from tacoq_manager.api.bodies import encode_lines
+from tacoq_manager.api.within import disconnected
 from tacoq_manager.notify import Told
 from tacoq_manager.store.engine import DatabaseUnavailable
 
@@ -28,7 +29,7 @@ class WaitStream(Response):
         self._told = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         following = self._next()
         try:
             await asyncio.wait((gone, following), timeout=FIRST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -65,8 +66,3 @@ class WaitStream(Response):
 
 def _chunk(body: bytes) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": True}
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

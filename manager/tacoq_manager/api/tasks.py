@@ -19,7 +19,9 @@ from tacoq_manager.api.bodies import json_response, read, task_id_of
 from tacoq_manager.api.docs import answer
 from tacoq_manager.api.problems import BadRequest
 from tacoq_manager.api.stream import WaitStream
-from tacoq_manager.api.within import manager_of
+from tacoq_manager.api.within import manager_of, while_connected
+from tacoq_manager.manager import Manager
+from tacoq_manager.notify import Told
 from tacoq_manager.store import tasks as store
 from tacoq_protocol.errors import InvalidTask, TaskConflict, TaskNotFound
 from tacoq_protocol.http import (
@@ -71,12 +73,9 @@ async def get(request: Request) -> Response:
     wait, payload = _how_to_get(request)
     manager = manager_of(request)
     if wait:
-        async with aclosing(manager.waiters.wait([task_id], wait)) as told:
-            async for batch in told:
-                if batch and isinstance(batch[0], TaskView) and not payload:
-                    return json_response(batch[0])
-                if batch:
-                    break
+        ended = await while_connected(request, _ended(manager, task_id, wait))
+        if isinstance(ended, TaskView) and not payload:
+            return json_response(ended)
     views = await store.views(manager.database, [task_id], payload=payload)
     if not views:
         raise TaskNotFound(task_id)
@@ -149,6 +148,14 @@ async def retry(request: Request, task_id: UUID) -> Response:
 async def timeline(request: Request, task_id: UUID) -> Timeline:
     """What happened to a task, oldest first."""
     return await store.timeline(manager_of(request).database, task_id)
+
+
+async def _ended(manager: Manager, task_id: UUID, seconds: float) -> Told | None:
+    async with aclosing(manager.waiters.wait([task_id], seconds)) as told:
+        async for batch in told:
+            if batch:
+                return batch[0]
+    return None
 
 
 def _check_size(task: NewTask, index: int | None = None) -> None:
