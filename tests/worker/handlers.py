@@ -29,6 +29,11 @@ def crash(how: str) -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+@in_processes.task(on_lost="fail")
+def crash_for_good() -> None:
+    os._exit(1)
+
+
 @in_processes.task
 def wait_for(path: str) -> int:
     """Say that it runs, and go on until told to end."""

@@ -284,6 +284,13 @@ async def test_processes_run_handlers_and_survive_a_crash(make_broker: BrokerFac
         assert isinstance(await manager.run("add", b'{"x": 2, "y": 3}'), Completed)
 
 
+async def test_a_crash_is_not_retried_where_a_loss_is_not(make_broker: BrokerFactory) -> None:
+    async with playing(in_processes, make_broker) as (_, manager):
+        outcome = await manager.run("crash_for_good")
+    assert isinstance(outcome, Failed)
+    assert (outcome.error.type, outcome.retryable) == ("ProcessCrashed", False)
+
+
 async def test_a_crash_is_blamed_on_its_own_run_alone(make_broker: BrokerFactory, tmp_path: Path) -> None:
     async with playing(in_processes, make_broker) as (_, manager):
         end = tmp_path / "end"

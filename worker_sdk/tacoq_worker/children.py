@@ -19,10 +19,9 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.logs import configure_logging
 from tacoq_protocol.messages import Outcome, Release
-from tacoq_worker.execute import Run, call_sync, failed
+from tacoq_worker.execute import ProcessCrashed, Run, call_sync
 from tacoq_worker.registry import AnyHandler, Handler
 
 log = logging.getLogger("tacoq.worker")
@@ -52,21 +51,19 @@ class Child:
                 self._start()
 
     def call(self, run: Run) -> Outcome:
-        """Run the handler there and wait; a process that ends instead makes the run a retryable failure.
-
-        Returns at once when the run's `stop` is set already: `kill` may have come before there was anything
-        to kill.
-        """
+        """Run the handler there and wait. Raises ProcessCrashed when the process ends instead, also by `kill`."""
         self.start()
         with self._lock:
-            if self._pipe is not None and self.ready and run.stop is None:
+            if run.stop is not None:  # `kill` may have come before there was anything to kill
+                raise ProcessCrashed("the run was stopped before its process had it")
+            if self._pipe is not None and self.ready:
                 try:
                     self._pipe.send_bytes(_encoder.encode((run.handler.reference, run.release)))
                     outcome: Outcome = _outcome.decode(self._pipe.recv_bytes())
                     return outcome
                 except (EOFError, OSError):
                     self.ready = False
-            return failed(run, ErrorInfo("ProcessCrashed", f"the process of the run {self._ending()}"))
+            raise ProcessCrashed(f"the process of the run {self._ending()}")
 
     def kill(self) -> None:
         """End the process now, whatever it does."""

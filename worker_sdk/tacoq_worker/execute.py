@@ -46,6 +46,10 @@ class Stop(Enum):
     SHUTDOWN = "shutdown"
 
 
+class ProcessCrashed(Exception):
+    """The process of a run ended before the run did."""
+
+
 class Run:
     """One run of a release. `began` is monotonic; `timeout`, in seconds, is the release's own, else the kind's."""
 
@@ -135,6 +139,9 @@ def raised(run: Run, error: BaseException) -> Outcome:
             return failed(run, _info(error, error.__cause__), retryable=True, delay=error.seconds)
         case Fail():
             return failed(run, _info(error, error.__cause__), retryable=False)
+        case ProcessCrashed():
+            # As when a whole worker is lost: whoever asked for no second run of these gets none.
+            return failed(run, _info(error, None), retryable=run.handler.spec.on_lost == "retry")
         case InvalidPayload():
             info = ErrorInfo("InvalidPayload", f"the payload does not fit {release.kind!r}: {clean(_text(error))}")
             return failed(run, info, retryable=False)
@@ -156,11 +163,6 @@ def stopped(run: Run, stop: Stop) -> Outcome:
             return Cancelled(release.task_id, release.release, run.started_at, seconds, CANCELLED_ON_REQUEST)
         case Stop.SHUTDOWN:
             return Returned(release.task_id, release.release, ReturnReason.SHUTDOWN)
-
-
-def unless_stopped(run: Run, outcome: Outcome) -> Outcome:
-    """Return what a killed process left behind as what it was killed for."""
-    return outcome if run.stop is None else stopped(run, run.stop)
 
 
 def not_started(run: Run, stop: Stop) -> Outcome:

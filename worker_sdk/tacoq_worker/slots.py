@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import Expired, Failed, Outcome
 from tacoq_worker.children import Child
-from tacoq_worker.execute import Run, Stop, call_async, call_sync, failed, not_started, raised, unless_stopped
+from tacoq_worker.execute import ProcessCrashed, Run, Stop, call_async, call_sync, failed, not_started, raised
 from tacoq_worker.held import Held, Phase
 
 log = logging.getLogger("tacoq.worker")
@@ -214,9 +214,8 @@ class _Slot:
                 # An empty context for each run: a thread would keep what one sets for the next.
                 return await loop.run_in_executor(self._slots.threads, contextvars.Context().run, call_sync, run)
             self._stop = self._child.kill
-            outcome = await loop.run_in_executor(self._slots.threads, self._child.call, run)
-            return unless_stopped(run, outcome)
-        except asyncio.CancelledError as error:  # while it was announced: handlers raise nothing here
+            return await loop.run_in_executor(self._slots.threads, self._child.call, run)
+        except (asyncio.CancelledError, ProcessCrashed) as error:  # cancelled while it was announced
             return raised(run, error)
         finally:
             if timer is not None:
@@ -236,9 +235,10 @@ class _Slot:
         if self._slots.closed:
             return
         held, self.held = self.held, None
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            log.error("slot failed", exc_info=fault)
         if held is not None and held.run is not None:
-            fault = None if task.cancelled() else task.exception()
-            log.error("slot failed", exc_info=fault, extra={"task_id": str(held.release.task_id)})
             error = ErrorInfo("SlotFailed", f"the worker itself failed while it ran this: {fault!r}")
             self._slots.report(held, failed(held.run, error))
         self.start()
