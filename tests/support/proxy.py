@@ -58,6 +58,8 @@ class Proxy:
             self._open.discard(writer)
             return
         self._open.add(back)
+        if writer.is_closing():  # dropped in the meantime
+            back.transport.abort()
         self._pump(reader, back)
         self._pump(there, writer)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
@@ -31,7 +31,7 @@ class _Publisher(NamedTuple):
     """The channel that publishes, and the one observer of its end: aiormq keeps each that it was asked for."""
 
     channel: Channel
-    closing: asyncio.Future[object]
+    closing: asyncio.Future[Any]
 
 
 class RabbitBroker:

@@ -76,7 +76,8 @@ class Link:
         if owner is not None:
             owner.cancel()
             await asyncio.wait([owner])
-        self._down("it was stopped")
+        self.fault = "it was stopped"
+        self._down()
 
     def poke(self) -> None:
         """Have the owner prepare again soon."""
@@ -117,10 +118,13 @@ class Link:
                 await self._wait(None if complete else backoff(self._failures))
                 self._failures = 0 if complete else self._failures + 1
             raise ConfigurationError(self._refused) if self._refused else LinkLost(why_closed(connection))
+        except Exception as error:
+            self.fault = str(error)
+            raise
         finally:
             if watcher is not None:
                 watcher.cancel()
-            self._down("it is being closed")
+            self._down()
             await _close(outer)
 
     async def _dial(self) -> aio_pika.Connection:
@@ -165,8 +169,7 @@ class Link:
             log.info("broker link open", extra={"link": self.name})
         self._on_change()
 
-    def _down(self, fault: str) -> None:
-        self.fault = fault
+    def _down(self) -> None:
         self.connection = None
         self.ready = self.blocked = False
         self._on_change()
