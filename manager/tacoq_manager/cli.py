@@ -70,7 +70,7 @@ async def _manage(settings: Settings) -> bool:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
-        log.info("manager stopping", extra={"manager": composed.id})
+    log.info("manager stopped", extra={"manager": composed.id})
     return composed.broken.is_set()
 
 
