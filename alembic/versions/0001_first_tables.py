@@ -42,6 +42,7 @@ _UP = [
         id uuid PRIMARY KEY,
         seq bigint GENERATED ALWAYS AS IDENTITY,
         {_TASK_COLUMNS},
+        queue_given boolean NOT NULL DEFAULT true,
         CONSTRAINT tasks_state_is_live CHECK (state IN ('scheduled', 'pending', 'queued', 'running'))
     ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0)
     """,  # every task is inserted, updated and deleted once: vacuum must keep up

@@ -244,7 +244,7 @@ def _environment() -> dict[str, str]:
 
 def _status(data: Path) -> tuple[int, str]:
     """What the server says in its pid file; a pid of 0 when there is none, or only part of one."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, IndexError):
         lines = (data / "postmaster.pid").read_text().splitlines()
         return int(lines[0]), lines[7].strip() if len(lines) > 7 else ""
     return 0, ""

@@ -107,6 +107,7 @@ class Accepter:
             None,
             task.traceparent,
             task.tracestate,
+            task.queue is not None,
         )
 
     async def run(self) -> None:

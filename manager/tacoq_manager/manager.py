@@ -37,6 +37,7 @@ from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Tick
+from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.upkeep.expire import Expiry
 from tacoq_manager.upkeep.leader import RENEW_SECONDS, Leader
@@ -71,6 +72,7 @@ class Manager:
         self.broken = asyncio.Event()
         self._reports: Consuming | None = None
         self._stages: list[asyncio.Task[None]] = []
+        self._routed: dict[str, set[str]] = {}  # kinds whose waiting tasks were looked for, by queue
         self._errands: set[asyncio.Task[Any]] = set()
 
     def _compose(self) -> None:
@@ -110,7 +112,7 @@ class Manager:
             database,
             sessions,
             manager=self.id,
-            on_change=lambda _queue: self.dispatcher.wake(),
+            on_change=self._sessions_changed,
             on_lost=self._session_lost,
         )
         self.canceller = Canceller(database, self.settler, self.presence)
@@ -239,6 +241,22 @@ class Manager:
             self.schedule.notice(tick.due)
         if tick.expiry is not None:
             self.expiry.notice(tick.expiry)
+
+    def _sessions_changed(self, queue: str) -> None:
+        self.dispatcher.wake()
+        brought = self.sessions.kinds_of(queue) - self._routed.setdefault(queue, set())
+        kinds = [kind for kind in brought if self.sessions.queue_of_kind(kind) == queue]
+        if kinds:
+            self._routed[queue].update(kinds)
+            self._errand(self._reroute(queue, kinds))
+
+    async def _reroute(self, queue: str, kinds: list[str]) -> None:
+        """Workers brought kinds that nobody knew: tasks that were published before, without a queue, go to them."""
+        try:
+            self.dispatcher.note(await reroute(self.database.upkeep, queue, kinds))
+        except DatabaseUnavailable as error:
+            self._routed[queue].difference_update(kinds)  # the next change of sessions tries again
+            log.warning("tasks wait for their queue", extra={"queue": queue, "kinds": kinds, "error": str(error)})
 
     def _session_lost(self, session: UUID, queue: str, detail: str) -> None:
         self.dispatcher.wake()

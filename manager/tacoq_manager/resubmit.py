@@ -52,6 +52,7 @@ async def resubmit(accepter: Accepter, connection: HotConnection, task_id: UUID)
         retry_of=task_id,
         traceparent=old["traceparent"],
         tracestate=old["tracestate"],
+        queue_given=True,
     )
     (accepted,) = await accepter.commit([row])
     return accepted

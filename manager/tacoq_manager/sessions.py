@@ -209,6 +209,10 @@ class Sessions:
             )
         return answer
 
+    def kinds_of(self, queue: str) -> set[str]:
+        """Kinds that a live session of the queue knows."""
+        return {kind for state in self._live.values() if state.queue == queue for kind in state.kinds}
+
     def spec(self, queue: str, kind: str) -> KindSpec | None:
         """The kind as it was last registered for the queue."""
         return self._specs.get((queue, kind))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import timedelta
 from typing import TypeAlias
@@ -12,16 +11,17 @@ from tacoq_protocol.errors import ConfigurationError
 Duration: TypeAlias = timedelta | float | str  # seconds, or "500ms", "30s", "10m", "1h30m", "2d"
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MOST = 100 * 366 * 86400.0
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 def parse_duration(value: Duration, *, name: str = "duration") -> timedelta:
-    """Return `value` as a timedelta ≥ 0.
+    """Return `value` as a timedelta from 0 to 100 years.
 
-    Raises ConfigurationError, naming the option `name`, when it is negative, not finite, or not a duration.
+    Raises ConfigurationError, naming the option `name`, when it is anything else.
     """
     seconds = _seconds(value)
-    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+    if seconds is None or not 0 <= seconds <= _MOST:  # which also refuses nan
         raise ConfigurationError(
             f'{name} = {value!r} is not a duration: give a timedelta, seconds, or "10m" (ms s m h d)'
         )

@@ -138,7 +138,7 @@ class UnknownTask(Struct):
 class View(BaseModel):
     """Base of the views that are not on the hot path."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)  # a newer manager may say more
 
 
 class Problem(View):

@@ -122,6 +122,19 @@ async def test_unknown_kind_waits_for_a_worker_that_knows_it(url: str) -> None:
         await handle.cancel()
 
 
+async def test_kind_published_before_any_worker_knew_it_finds_their_queue(cluster: Cluster) -> None:
+    """Its publisher named no queue; one that did is left where it was sent."""
+    await cluster.start_manager()
+    async with Publisher(cluster.url) as tacoq:
+        first = await tacoq.publish("add_in_process", {"x": 1, "y": 1})
+        later = await tacoq.publish("add_in_process", {"x": 2, "y": 2}, delay="1s")
+        elsewhere = await tacoq.publish("add_in_process", {"x": 3, "y": 3}, queue="default")
+        cluster.worker("processes")
+        assert (await first.result(30))[0] == 2
+        assert (await later.result(30))[0] == 4
+        assert await elsewhere.state() is TaskState.PENDING
+
+
 async def test_manager_away() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     async with Publisher(url, retry_for="300ms") as tacoq:

@@ -14,7 +14,7 @@ from tacoq_protocol.states import TaskState
 
 _ACCEPT: Final = """
 SELECT id, state, duplicate FROM pg_temp.tacoq_accept(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16
 )
 """
 
@@ -37,6 +37,7 @@ class Row(NamedTuple):
     retry_of: UUID | None
     traceparent: str | None
     tracestate: str | None
+    queue_given: bool
 
 
 class Stored(NamedTuple):

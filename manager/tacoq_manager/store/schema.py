@@ -68,6 +68,7 @@ tasks = Table(
     Column("id", Uuid, primary_key=True),
     Column("seq", BigInteger, Identity(always=True), nullable=False),
     *_task_columns(),
+    Column("queue_given", Boolean, nullable=False, server_default=text("true")),  # false: by the kind's, or a guess
     CheckConstraint("state IN ('scheduled', 'pending', 'queued', 'running')", name="tasks_state_is_live"),
 )
 Index(
