@@ -89,6 +89,8 @@ class News:
                     await self._broker.publish([outgoing], seconds=PUBLISH_SECONDS)
                 except BrokerError as error:  # not sent again: by then everybody has looked for himself
                     log.info("news lost", extra={"tasks": len(message.final), "reason": str(error)})
+                except Exception:
+                    log.exception("news lost", extra={"tasks": len(message.final)})
 
     def _next_message(self) -> Settled:
         ids = list(islice(self._final, IDS_IN_A_MESSAGE))

@@ -148,6 +148,7 @@ class Waiters:
             while ids := self._next_round():
                 try:
                     final, live = await self._ended(ids)
+                    self._told(ids, final, live)
                 except DatabaseUnavailable as fault:
                     self._failed(ids, fault)
                     await asyncio.sleep(RETRY_SECONDS)
@@ -155,8 +156,6 @@ class Waiters:
                     log.exception("waiting tasks could not be read", extra={"tasks": len(ids)})
                     self._failed(ids, DatabaseUnavailable("the tasks could not be read"))
                     await asyncio.sleep(RETRY_SECONDS)
-                else:
-                    self._told(ids, final, live)
 
     def _next_round(self) -> list[UUID]:
         """Take what has arrived so far, up to a size, but for what nobody waits for any more."""

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 from tacoq_manager.sessions import BEAT_SECONDS, LEASE_SECONDS, Heard, Sessions
 from tacoq_manager.store import registry
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
+from tacoq_manager.upkeep.loops import run_every
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, LinkState, Outgoing
 from tacoq_protocol.errors import BrokerError, DecodeError
@@ -33,6 +34,7 @@ from tacoq_protocol.messages import (
     ManagerBeat,
     Register,
 )
+from tacoq_protocol.messages import Presence as PresenceMessage
 from tacoq_protocol.topology import Binding, Queue, Topology
 
 log = logging.getLogger("tacoq.presence")
@@ -103,7 +105,7 @@ class Presence:
         )
         loops: dict[str, Coroutine[Any, Any, None]] = {
             "beat": self._beat_forever(),
-            "leases": self._tick_forever(),
+            "leases": run_every(TICK_SECONDS, "leases", self._tick),
             "introduce": self._ask_forever(),
             "registry": self._write_forever(),
         }
@@ -207,6 +209,12 @@ class Presence:
             delivery.reject()
             return
         delivery.ack()
+        try:
+            self._take(message)
+        except Exception:  # of one message: the next ones must be heard
+            log.exception("presence not taken", extra={"kind": type(message).__name__})
+
+    def _take(self, message: PresenceMessage) -> None:
         now = time.monotonic()
         match message:
             case Heartbeat():
@@ -283,10 +291,8 @@ class Presence:
                     await self._link_opened.wait()
             self._link_opened.clear()
 
-    async def _tick_forever(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            self.tick()
+    async def _tick(self) -> int:
+        return self.tick()
 
     async def _ask_forever(self) -> None:
         while True:
@@ -321,6 +327,9 @@ class Presence:
             await self._broker.publish(messages, seconds=PUBLISH_SECONDS)
         except BrokerError as error:
             log.debug("presence not sent", extra={"reason": str(error)})
+            return False
+        except Exception:  # a bug must not end the beats
+            log.exception("presence not sent")
             return False
         return True
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,15 +101,14 @@ async def check(database_url: str) -> None:
 async def check_connection(connection: AsyncConnection) -> None:
     """`check`, on a connection at hand."""
     found = await connection.run_sync(_revision)
-    scripts = ScriptDirectory.from_config(_config())
-    wanted = wanted_revision()
-    if found == wanted:
+    if found == wanted_revision():
         return
-    if found is not None and found not in {script.revision for script in scripts.walk_revisions()}:
-        raise UnknownSchema(found, wanted)
-    raise OldSchema(found, wanted)
+    if found is not None and found not in _known_revisions():
+        raise UnknownSchema(found, wanted_revision())
+    raise OldSchema(found, wanted_revision())
 
 
+@cache
 def wanted_revision() -> str:
     """The schema revision that this version of the code works with."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
@@ -161,10 +161,13 @@ async def _locked(engine: AsyncEngine, work: Callable[[Config], None]) -> Migrat
 
 def _upgrade(config: Config) -> None:
     found = _revision(config.attributes["connection"])
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found is not None and found not in known:
+    if found is not None and found not in _known_revisions():
         raise UnknownSchema(found, wanted_revision())
     command.upgrade(config, "head")
+
+
+def _known_revisions() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def _config(connection: Connection | None = None) -> Config:
