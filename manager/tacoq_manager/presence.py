@@ -1,8 +1,4 @@
-"""Presence: beats and registrations from the broker in; sessions kept, asked and written down; losses told out.
-
-What sessions are is known in memory and never waits for Postgres: the registry is written behind, and while the
-database is away what is to be written is merged.
-"""
+"""Presence: beats and registrations from the broker in; sessions known and asked, changes and losses told on, out."""
 
 from __future__ import annotations
 
@@ -15,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, assert_never
 from uuid import UUID, uuid4
 
+from tacoq_manager.registrar import Registrar
 from tacoq_manager.sessions import BEAT_SECONDS, LEASE_SECONDS, Heard, Sessions
 from tacoq_manager.store import registry
-from tacoq_manager.store.engine import Database, DatabaseUnavailable
+from tacoq_manager.store.engine import Database
 from tacoq_manager.upkeep.loops import run_every
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, LinkState, Outgoing
@@ -42,7 +39,6 @@ log = logging.getLogger("tacoq.presence")
 TICK_SECONDS: Final = 1.0
 EAGER_BEAT_SECONDS: Final = 0.25  # until the first own beat is heard
 PUBLISH_SECONDS: Final = 2.0
-RETRY_SECONDS: Final = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -74,6 +70,7 @@ class Presence:
         self._database = database
         self._sessions = sessions
         self._manager = manager
+        self.registrar = Registrar(database)
         self._on_change = on_change
         self._on_lost = on_lost
         self._consuming: Consuming | None = None
@@ -81,10 +78,7 @@ class Presence:
         self._strangers: set[str] = set()  # control keys to send `Introduce` to
         self._asking = asyncio.Event()
         self._asked_all = False
-        self._to_register: dict[UUID, Register] = {}
-        self._to_end: dict[UUID, tuple[str, str | None]] = {}
         self._swept = False
-        self._writing = asyncio.Event()
         self._link_opened = asyncio.Event()
         self._heard_session = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -107,7 +101,7 @@ class Presence:
             "beat": self._beat_forever(),
             "leases": run_every(TICK_SECONDS, "leases", self._tick),
             "introduce": self._ask_forever(),
-            "registry": self._write_forever(),
+            "registry": self.registrar.run(),
         }
         self._tasks = [asyncio.create_task(loop, name=f"tacoq {name}") for name, loop in loops.items()]
 
@@ -170,34 +164,9 @@ class Presence:
             self._lost(state.session, state.queue, f"no heartbeat for {LEASE_SECONDS:g} s")
         since = self._sessions.steady_since
         if not self._swept and since is not None and time.monotonic() - since > LEASE_SECONDS:
-            self._writing.set()  # who is live has been heard by now: see `_write`
+            self._swept = True  # by now everybody who lives has been heard
+            self.registrar.only_live([state.session for state in self._sessions.live()])
         return len(lost)
-
-    async def write(self) -> int:
-        """Write what changed to the registry; return how many sessions. Raises DatabaseUnavailable, keeping them."""
-        registered, self._to_register = self._to_register, {}
-        ended, self._to_end = self._to_end, {}
-        try:
-            await registry.register(self._database, list(registered.values()))
-            for session, (state, detail) in ended.items():
-                await registry.end(self._database, session, state=state, detail=detail)
-            await self._sweep()
-        except BaseException:
-            self._to_register = registered | self._to_register  # newer goes before older
-            self._to_end = {
-                session: end for session, end in ended.items() if session not in self._to_register
-            } | self._to_end
-            raise
-        return len(registered) + len(ended)
-
-    async def _sweep(self) -> None:
-        """Once, a lease after presence works: sessions that stand as live, and are not, ended while nobody looked."""
-        since = self._sessions.steady_since
-        if self._swept or since is None or time.monotonic() - since <= LEASE_SECONDS:
-            return
-        live = {state.session for state in self._sessions.live()}
-        await registry.end_unheard(self._database, live, "ended while no manager was listening")
-        self._swept = True
 
     # Deliveries.
 
@@ -224,9 +193,7 @@ class Presence:
             case Register():
                 heard = self._sessions.register(message, now)
                 if heard.changed:
-                    self._to_register[message.session] = message
-                    self._to_end.pop(message.session, None)
-                    self._writing.set()
+                    self.registrar.registered(message)
                 self._heard(heard, message.session, message.queue)
             case Inventory():
                 question = self._questions.get(message.question)
@@ -267,8 +234,7 @@ class Presence:
         self._on_lost(session, queue, detail)
 
     def _ended(self, session: UUID, queue: str, state: str, detail: str | None) -> None:
-        self._to_end[session] = (state, detail)
-        self._writing.set()
+        self.registrar.ended(session, state, detail)
         for question in self._questions.values():
             question.answered.set()  # one less to wait for
         self._on_change(queue)
@@ -301,20 +267,6 @@ class Presence:
             keys, self._strangers = self._strangers, set()
             # When it fails, their next beat makes us ask again.
             await self._publish([self._control(key, Introduce()) for key in sorted(keys)])
-
-    async def _write_forever(self) -> None:
-        while True:
-            await self._writing.wait()
-            self._writing.clear()
-            try:
-                await self.write()
-            except DatabaseUnavailable as error:
-                log.info("registry waits for Postgres", extra={"reason": str(error)})
-                self._writing.set()
-                await asyncio.sleep(RETRY_SECONDS)
-            except Exception:
-                log.exception("registry could not be written")
-                await asyncio.sleep(RETRY_SECONDS)
 
     # The way out.
 

@@ -47,8 +47,7 @@ async def test_twenty_losses_leave_no_task_and_no_socket_behind(rabbit: RabbitWo
 async def _lose_and_recover(rabbit: RabbitWorld, broker: Broker, inbox: Inbox, number: int) -> None:
     await rabbit.lose("one")
     await inbox.lost_for_the(number)
-    await broker.wait_open(10)
-    await broker.publish(rabbit.tasks(b"%d" % number), seconds=10)
+    await rabbit.send(broker, *rabbit.tasks(b"%d" % number))
     await inbox.has(b"%d" % number)
 
 
@@ -76,8 +75,7 @@ async def test_a_silent_link_is_noticed_and_replaced(rabbit: RabbitWorld) -> Non
     rabbit.freeze()
     await eventually(lambda: broker.state is LinkState.CLOSED, 15)
     rabbit.thaw()
-    await broker.wait_open(15)
-    await broker.publish(rabbit.tasks(b"x"), seconds=10)
+    await rabbit.send(broker, *rabbit.tasks(b"x"))
     await inbox.has(b"x")
 
 
@@ -131,9 +129,7 @@ async def test_a_restarted_server_is_used_again(private: RabbitWorld, private_ra
         await asyncio.to_thread(end)
         await eventually(lambda: broker.state is LinkState.CLOSED)
         await asyncio.to_thread(private_rabbit.start)
-        await broker.wait_open(30)
-        await eventually(lambda: consuming.active, 30)
-        await broker.publish(private.tasks(b"%d" % number), seconds=10)
+        await private.send(broker, *private.tasks(b"%d" % number))
         await inbox.has(b"%d" % number)
         reading = await broker.consume(reports.consumer(private.topology.reports_queue))
         await reports.has(report)
@@ -170,7 +166,7 @@ async def test_a_consumer_of_a_queue_that_cannot_be_had_does_not_hold_up_the_oth
     await rabbit.lose("one")
     await inbox.lost_for_the(1)
     await eventually(lambda: consuming.active)
-    await broker.publish(rabbit.tasks(b"x"), seconds=10)
+    await rabbit.send(broker, *rabbit.tasks(b"x"))
     await inbox.has(b"x")
     assert not refused.active
     await refused.stop()

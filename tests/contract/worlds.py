@@ -13,6 +13,7 @@ import aio_pika
 from tacoq_protocol.broker import Broker, Consumer, Declared, Delivery, Outgoing
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
+from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed
 from tacoq_protocol.topology import Queue, Topology
 from tests.support import eventually
 from tests.support.proxy import Proxy
@@ -79,6 +80,15 @@ class World(ABC):
     def tasks(self, *bodies: bytes) -> list[Outgoing]:
         """Messages to the task queue."""
         return [Outgoing(self.topology.tasks.name, "default", FORMAT, body) for body in bodies]
+
+    async def send(self, broker: Broker, message: Outgoing) -> None:
+        """Publish after a fault, of which the broker may not know yet: until it is confirmed, so perhaps twice."""
+        while True:
+            await broker.wait_open(30)
+            try:
+                return await broker.publish([message], seconds=10)
+            except (BrokerUnavailable, PublishUnconfirmed):
+                await asyncio.sleep(0.02)
 
     async def counts(self, ready: int) -> None:
         """Wait until the task queue has so many messages that no consumer holds."""

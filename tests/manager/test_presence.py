@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
-from tacoq_manager import presence as module
+from tacoq_manager import registrar
 from tacoq_manager.presence import Presence
 from tacoq_manager.sessions import LEASE_SECONDS, Sessions
 from tacoq_manager.store import registry
@@ -237,7 +237,7 @@ async def test_the_registry_is_written_when_postgres_is_back_and_memory_never_wa
         await write(database, sessions)
 
     monkeypatch.setattr(registry, "register", register)
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(registrar, "RETRY_SECONDS", 0.01)
     await worker.register()
     await eventually(lambda: manager.sessions.is_live(worker.session))
     await worker.say(Lost(worker.session, "default", "gone"))
@@ -258,12 +258,31 @@ async def test_sessions_that_ended_while_nobody_listened_are_written_down_as_los
     await registry.register(store, [Register(forgotten, "default", 4, [], "", "host", 7, "0.1", STARTED)])
     await worker.register()
     await eventually(lambda: manager.sessions.is_live(worker.session))
-    await manager.presence.write()
+    manager.presence.tick()
+    await manager.presence.registrar.step()
     assert (await states(store))[forgotten][0] == "live"
     manager.sessions._steady_since = time.monotonic() - LEASE_SECONDS - 1
-    await manager.presence.write()
-    assert (await states(store))[forgotten][0] == "lost"
+    manager.presence.tick()
+
+    async def written() -> bool:
+        return (await states(store))[forgotten][0] == "lost"
+
+    await eventually(written)
     assert (await states(store))[worker.session][0] == "live"
+
+
+async def test_a_session_that_postgres_does_not_take_keeps_no_other_from_being_written(
+    manager: Listener, worker: Worker, store: Database
+) -> None:
+    odd = Register(uuid4(), "default", 4, [], "", "host\0", 7, "0.1", STARTED)
+    manager.presence.registrar.registered(odd)
+    await worker.register()
+
+    async def written() -> bool:
+        return worker.session in await states(store)
+
+    await eventually(written)
+    assert odd.session not in await states(store)
 
 
 async def test_an_inventory_is_what_every_live_session_holds(hub: MemoryHub, manager: Listener, worker: Worker) -> None:

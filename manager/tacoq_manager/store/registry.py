@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -63,12 +63,17 @@ async def register(database: Database, sessions: Sequence[Register]) -> None:
             await connection.execute(_add_queues({session.queue for session in sessions}))
 
 
-async def end(database: Database, session: UUID, *, state: str, detail: str | None) -> None:
-    """Write down that a session left or was lost; nothing when it is not known. Raises DatabaseUnavailable."""
-    statement = update(workers).where(workers.c.session == session)
+async def end(database: Database, sessions: Mapping[UUID, tuple[str, str | None]]) -> None:
+    """Write down that sessions ended, each with its state (left, lost) and the reason; those not known are left out.
+
+    Raises DatabaseUnavailable.
+    """
     with database_faults():
         async with database.engine.begin() as connection:
-            await connection.execute(statement.values(state=state, ended_at=func.now(), detail=detail))
+            for session in sorted(sessions):
+                state, detail = sessions[session]
+                statement = update(workers).where(workers.c.session == session)
+                await connection.execute(statement.values(state=state, ended_at=func.now(), detail=detail))
 
 
 async def end_unheard(database: Database, live: Collection[UUID], detail: str) -> int:
