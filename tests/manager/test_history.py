@@ -17,6 +17,7 @@ from tacoq_manager.store.history import drop_partitions, ensure_partitions
 from tacoq_manager.store.schema import PARTITIONED
 from tacoq_manager.upkeep import partitions
 from tests.manager.rows import id_at, insert_final
+from tests.support import eventually
 
 NOW = datetime(2030, 5, 10, 12, tzinfo=UTC)
 TODAY = NOW.date()
@@ -111,33 +112,43 @@ async def test_a_lock_that_is_not_to_be_had_costs_a_try_and_no_more(
     async with reader.transaction():
         await reader.fetch("SELECT count(*) FROM task_history")
         with caplog.at_level(logging.WARNING, "tacoq.partitions"):
-            assert await ensure_partitions(store, TODAY, days_ahead=0) == 1  # of the attempts
+            assert await ensure_partitions(store, TODAY, days_ahead=0) == 1  # that of the attempts
         assert "busy" in caplog.text
     assert await ensure_partitions(store, TODAY, days_ahead=0) == 1
     await reader.close()
 
 
 async def test_lookups_and_writes_go_on_while_partitions_come_and_go(store: Database, second: Database) -> None:
-    """The plans of the hot statements are made once; tables that appear and vanish must not break them."""
+    """Plans of the hot statements must survive it, and nothing that is there may seem missing for a moment."""
     stop = asyncio.Event()
-    written = 0
+    rows = 0
 
-    async def traffic() -> None:
-        nonlocal written
+    async def write() -> None:
+        nonlocal rows
         while not stop.is_set():
-            task_id = id_at(NOW + timedelta(days=written % 8), written)
-            await insert_final(second, [task_id], finished_at=NOW)
-            assert len(await tasks.views(second, [task_id])) == 1
-            written += 1
+            await insert_final(second, [id_at(NOW + timedelta(days=rows % 8), rows)], finished_at=NOW)
+            rows += 1
 
-    working = asyncio.create_task(traffic())
-    for round in range(3):
-        await ensure_partitions(store, LONG_AGO.date() + timedelta(days=round), days_ahead=1)
-        await ensure_partitions(store, TODAY)
-        await drop_partitions(store, NOW - timedelta(days=30))
-    stop.set()
-    await working
-    assert written > 0
+    async def look() -> None:
+        while not stop.is_set():
+            ids = [id_at(NOW + timedelta(days=number % 8), number) for number in range(rows)][-200:]
+            assert len(await tasks.views(second, [*ids, late])) == len(ids) + 1
+
+    long_ago = LONG_AGO.date()
+    await ensure_partitions(store, long_ago, days_ahead=0)
+    late = id_at(LONG_AGO)
+    await insert_final(store, [late], finished_at=NOW)
+    async with asyncio.TaskGroup() as traffic:
+        traffic.create_task(write())
+        traffic.create_task(look())
+        await eventually(lambda: rows > 20)
+        for days in range(8):
+            await ensure_partitions(store, TODAY, days_ahead=days)
+            await ensure_partitions(store, long_ago + timedelta(days=days), days_ahead=0)
+            await drop_partitions(store, NOW - timedelta(days=30))
+        stop.set()
+    assert await tables(store) >= {f"task_history_203005{day}" for day in range(10, 18)}
+    assert f"task_history_{long_ago:%Y%m%d}" not in await tables(store)
 
 
 async def test_days_older_than_the_retention_are_dropped(store: Database) -> None:
