@@ -39,9 +39,11 @@ from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Tick
 from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
+from tacoq_manager.upkeep import partitions
 from tacoq_manager.upkeep.expire import Expiry
 from tacoq_manager.upkeep.leader import RENEW_SECONDS, Leader
 from tacoq_manager.upkeep.loops import Step, run_every
+from tacoq_manager.upkeep.partitions import STEP_SECONDS as PARTITIONS_SECONDS
 from tacoq_manager.upkeep.recount import STEP_SECONDS as RECOUNT_SECONDS
 from tacoq_manager.upkeep.recount import Recount
 from tacoq_manager.upkeep.schedule import Schedule
@@ -138,6 +140,7 @@ class Manager:
 
     async def start(self) -> None:
         """Begin every stage. The broker may be away: accepting works without it. Raises DatabaseUnavailable."""
+        await self._partitions()  # before a report is consumed: what ends today has its place
         await self.broker.start()
         self.broker.on_state(lambda _state: self.dispatcher.wake())
         await self.broker.declare(
@@ -157,6 +160,7 @@ class Manager:
         self._begin("leader", run_every(RENEW_SECONDS, "leader", self.leader.step))
         self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
         self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step))
+        self._begin("partitions", run_every(PARTITIONS_SECONDS, "partitions", self._while_leading(self._partitions)))
 
     async def stop(self) -> None:
         """End the stages in the order of a task's life, so that what was taken in is finished. Idempotent."""
@@ -199,6 +203,9 @@ class Manager:
             )
             for name in sorted({*known, *counts, *self.sessions.queues()})
         ]
+
+    async def _partitions(self) -> int:
+        return await partitions.step(self.database, retention=self.settings.retention)
 
     # What one stage tells the others.
 

@@ -93,10 +93,7 @@ class Settler:
         """Settle batch after batch, for ever; while Postgres is away the batch waits."""
         while True:
             await self._changed.wait()
-            while self._arrived:
-                await self.step()
-            self._changed.clear()
-            self._idle.set()
+            await self.step()
 
     async def step(self) -> int:
         """Settle what has arrived, in one transaction, and ack it; return how many reports there were."""
@@ -106,6 +103,9 @@ class Settler:
             await self._apply_until_done(transitions)
         if deliveries:
             deliveries[-1].ack(multiple=True)
+        if not self._arrived:
+            self._changed.clear()
+            self._idle.set()
         return len(transitions)
 
     def _take(self) -> tuple[list[Delivery], list[Reports]]:

@@ -14,7 +14,8 @@ from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.messages import Release
 
 # The leader row is read FOR KEY SHARE: a takeover, which changes the epoch, waits for this statement, and a leader that
-# was frozen and wakes up finds its epoch gone and claims nothing. UPDATE by a sorted array locks in id order.
+# was frozen and wakes up finds its epoch gone and claims nothing. UPDATE by a sorted array locks in id order. It says
+# `state = 'pending'` in other words, or the planner could walk tasks_pending, all of it, instead of the primary key.
 _CLAIM: Final = """
 WITH lead AS MATERIALIZED (
     SELECT epoch FROM leader WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp() FOR KEY SHARE
@@ -36,7 +37,7 @@ head AS MATERIALIZED (
 )
 UPDATE tasks
 SET state = 'queued', release = release + 1, queued_at = now(), session = NULL, started_at = NULL
-WHERE id = ANY (ARRAY(SELECT id FROM head ORDER BY id)) AND state = 'pending'
+WHERE id = ANY (ARRAY(SELECT id FROM head ORDER BY id)) AND state NOT IN ('scheduled', 'queued', 'running')
 RETURNING id, release, kind, fairness_key, attempt, payload, created_at, timeout, expires_at, announced,
     traceparent, tracestate, priority, run_at, seq
 """

@@ -23,6 +23,7 @@ HOT_SETTINGS = {
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",  # it takes, and locks, rows in the order of the heap; batches lock in the order of ids
 }
 
 _RETRIED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)

@@ -8,14 +8,15 @@ from uuid import UUID
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import HotConnection
 
-# SKIP LOCKED: a row that a cancel holds is for the next step.
+# SKIP LOCKED: a row that a cancel holds is for the next step. The outer condition says `state = 'scheduled'` in words
+# that do not fit tasks_scheduled, so that the update goes by the primary key.
 _PROMOTE: Final = """
 WITH due AS (
     UPDATE tasks SET state = 'pending'
     WHERE id = ANY (ARRAY(
         SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= now() ORDER BY run_at LIMIT $1
         FOR UPDATE SKIP LOCKED
-    )) AND state = 'scheduled'
+    )) AND state NOT IN ('pending', 'queued', 'running')
     RETURNING queue, kind, fairness_key
 )
 SELECT queue, kind, fairness_key, count(*) AS promoted FROM due GROUP BY 1, 2, 3

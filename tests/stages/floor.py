@@ -1,0 +1,131 @@
+"""A manager whose stages run only when the test says so, over an in-process broker and real Postgres.
+
+The test plays the worker: `sessions` has one with slots, `messages` are the releases that came to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+
+from tacoq_manager.manager import Manager
+from tacoq_manager.settings import Settings
+from tacoq_protocol import codec
+from tacoq_protocol.broker import Consumer, Declared, Delivery, Outgoing
+from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
+from tacoq_protocol.http import Accepted, NewTask
+from tacoq_protocol.ids import new_task_id
+from tacoq_protocol.messages import KindSpec, Register, Release, Report, Reports
+from tests.support.eventually import eventually
+
+
+class Floor:
+    """One manager, one queue, and the session that the test plays."""
+
+    def __init__(self, manager: Manager, hub: MemoryHub, worker: MemoryBroker, connection: Any) -> None:
+        self.manager = manager
+        self.hub = hub
+        self.worker = worker
+        self.connection = connection
+        self.session = uuid4()
+        self.deliveries: list[Delivery] = []
+
+    @property
+    def messages(self) -> list[list[Release]]:
+        """The releases that came, a list per message."""
+        return [codec.decode_releases(d.format, d.body).releases for d in self.deliveries]
+
+    @property
+    def releases(self) -> list[Release]:
+        return [release for message in self.messages for release in message]
+
+    def join(self, *kinds: str, slots: int = 10, session: UUID | None = None) -> None:
+        """A session registers that knows these kinds."""
+        specs = [KindSpec(kind) for kind in kinds]
+        register = Register(
+            session or self.session, "default", slots, specs, str(kinds), "host", 1, "0", datetime.now(UTC)
+        )
+        self.manager.sessions.register(register, time.monotonic())
+
+    async def accept(self, count: int = 1, kind: str = "k", **options: Any) -> list[UUID]:
+        """Accept tasks in one batch; return their ids."""
+        tasks = [
+            NewTask(id=new_task_id(), kind=kind, payload=msgspec.Raw(b"1"), queue="default", **options)
+            for _ in range(count)
+        ]
+        accepting = asyncio.ensure_future(self.manager.accepter.accept(tasks))
+        await asyncio.sleep(0)
+        await self.manager.accepter.step()
+        accepted: list[Accepted] = await accepting
+        return [task.id for task in accepted]
+
+    async def dispatch(self) -> int:
+        """Dispatch until nothing more may go; return how many releases came to the worker."""
+        before = len(self.releases)
+        released = 0
+        while step := await self.manager.dispatcher.step():
+            released += step
+        await eventually(lambda: len(self.releases) == before + released)
+        return released
+
+    async def report(self, *reports: Report) -> None:
+        """Send reports as the session and settle what has arrived."""
+        await self.send(codec.encode(Reports(self.session, "default", list(reports))))
+
+    async def send(self, body: bytes, format: str = codec.REPORTS.name) -> None:
+        """Send a message of reports and settle it."""
+        topology = self.manager.topology
+        message = Outgoing(topology.reports.name, topology.reports_queue.name, format, body)
+        await self.worker.publish([message], seconds=5)
+        await eventually(lambda: bool(self.manager.settler._arrived))
+        await self.manager.settler.step()
+
+    async def state(self, task_id: UUID) -> str:
+        rows = await self.connection.fetch(
+            "SELECT state FROM tasks WHERE id = $1 UNION ALL SELECT state FROM task_history WHERE id = $1", task_id
+        )
+        (row,) = rows
+        found: str = row["state"]
+        return found
+
+    async def row(self, task_id: UUID) -> asyncpg.Record:
+        (row,) = await self.connection.fetch("SELECT * FROM tasks WHERE id = $1", task_id)
+        found: asyncpg.Record = row
+        return found
+
+
+@asynccontextmanager
+async def standing(database: str) -> AsyncIterator[Floor]:
+    """A manager that leads, with the in-process broker connected, and no stage at work."""
+    hub = MemoryHub()
+    manager = Manager(Settings(database_url=database), MemoryBroker(hub, "manager"))
+    worker = MemoryBroker(hub, "worker")
+    connection = await asyncpg.connect(database)
+    floor = Floor(manager, hub, worker, connection)
+    topology = manager.topology
+    things = Declared(
+        topology.exchanges,
+        [*topology.fixed_queues, topology.task_queue("default")],
+        [*topology.fixed_bindings, topology.task_binding("default")],
+    )
+    for broker in (manager.broker, worker):
+        await broker.start()
+        await broker.declare(things)
+        await broker.wait_open(5)
+    await worker.consume(Consumer(topology.task_queue("default"), floor.deliveries.append))
+    await manager.broker.consume(Consumer(topology.reports_queue, manager.settler.on_delivery))
+    await manager.leader.step()
+    try:
+        yield floor
+    finally:
+        await worker.stop()
+        await manager.stop()
+        await connection.close()

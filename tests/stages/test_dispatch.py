@@ -1,0 +1,178 @@
+"""Dispatch: what is released, in which order, in which messages, and what happens when the broker does not take it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from tacoq_manager.credit import MOST_PER_MESSAGE, MOST_PER_SLOT, MOST_PER_UNKNOWN
+from tacoq_manager.store import leader
+from tacoq_manager.transitions import lose
+from tacoq_protocol.broker import LinkState
+from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed
+from tacoq_protocol.messages import Completed, KindSpec
+from tests.stages.floor import Floor
+from tests.support.eventually import eventually
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def test_no_more_is_released_than_there_are_free_slots(floor: Floor) -> None:
+    floor.join("k", slots=4)
+    await floor.accept(10)
+    assert await floor.dispatch() == 4
+    await floor.report(Completed(floor.releases[0].task_id, 1, NOW, 1.0, b"1"))
+    assert await floor.dispatch() == 1
+
+
+async def test_order_is_priority_then_accept(floor: Floor) -> None:
+    first, second = await floor.accept(2)
+    (urgent,) = await floor.accept(priority=9)
+    (third,) = await floor.accept()
+    floor.join("k")
+    await floor.dispatch()
+    assert [release.task_id for release in floor.releases] == [urgent, first, second, third]
+
+
+async def test_priority_counts_over_kinds_too(floor: Floor) -> None:
+    (low,) = await floor.accept(kind="a")
+    (high,) = await floor.accept(kind="b", priority=5)
+    floor.join("a", "b", slots=1)
+    await floor.dispatch()
+    assert [release.task_id for release in floor.releases] == [high]
+    assert await floor.state(low) == "pending"
+
+
+async def test_kind_waits_until_every_live_session_knows_it(floor: Floor) -> None:
+    floor.join("other")
+    await floor.accept()
+    assert await floor.dispatch() == 0
+    newer = uuid4()
+    floor.join("other", "k", session=newer)
+    assert await floor.dispatch() == 0
+    floor.manager.sessions.leave(floor.session)
+    assert await floor.dispatch() == 1
+
+
+async def test_nothing_is_released_without_a_worker(floor: Floor) -> None:
+    await floor.accept()
+    assert await floor.dispatch() == 0
+
+
+async def test_lone_task_travels_alone_and_a_backlog_in_small_messages_while_run_times_are_unknown(
+    floor: Floor,
+) -> None:
+    floor.join("k", slots=20)
+    await floor.accept()
+    await floor.dispatch()
+    assert [len(message) for message in floor.messages] == [1]
+    await floor.accept(100)
+    await floor.dispatch()
+    assert [len(message) for message in floor.messages[1:]] == [MOST_PER_UNKNOWN, MOST_PER_UNKNOWN, 3]
+
+
+async def test_short_kinds_are_released_beyond_the_slots_in_large_messages(floor: Floor) -> None:
+    floor.join("k", slots=4)
+    for _ in range(50):
+        floor.manager.runtimes.add("default", "k", 0.00001)
+    await floor.accept(1_000)
+    assert await floor.dispatch() == 4 * MOST_PER_SLOT
+    assert {len(message) for message in floor.messages} == {MOST_PER_MESSAGE}
+
+
+async def test_task_that_was_lost_travels_alone_and_announced(floor: Floor) -> None:
+    floor.join("k")
+    ids = await floor.accept(3)
+    await floor.dispatch()
+    fence = floor.releases[1].fence
+    await floor.manager.settler.apply(
+        [lose(fence, started=False, session=None, spec=KindSpec("k"), detail="message lost")]
+    )
+    for _ in range(50):
+        floor.manager.runtimes.add("default", "k", 0.00001)
+    await floor.accept(3)
+    floor.deliveries.clear()
+    await floor.dispatch()
+    announced = [message for message in floor.messages if message[0].announced]
+    assert [[release.task_id for release in message] for message in announced] == [[ids[1]]]
+    assert announced[0][0].release == 2
+
+
+async def test_blocked_broker_gets_nothing_and_the_tasks_stay_pending(floor: Floor) -> None:
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    floor.hub.block()
+    await eventually(lambda: floor.manager.broker.state is LinkState.BLOCKED)
+    assert await floor.manager.dispatcher.step() == 0
+    assert (await floor.row(task_id))["state"] == "pending"
+    floor.hub.unblock()
+    await eventually(lambda: floor.manager.broker.state is LinkState.OPEN)
+    assert await floor.dispatch() == 1
+
+
+@pytest.mark.parametrize("fault", [BrokerUnavailable, PublishUnconfirmed])
+async def test_publish_that_is_not_confirmed_is_given_back_with_its_release_open(
+    floor: Floor, fault: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker may have the message all the same: the number grows at the next claim, and only then."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise fault("not confirmed")
+
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    with monkeypatch.context() as patch:
+        patch.setattr(floor.manager.broker, "publish", refuse)
+        with pytest.raises(fault):
+            await floor.manager.dispatcher.step()
+    row = await floor.row(task_id)
+    assert (row["state"], row["release"]) == ("pending", 1)
+    assert floor.manager.credit.released("default") == 0
+    assert await floor.dispatch() == 1
+    assert floor.releases[0].release == 2
+
+
+async def test_manager_that_lost_its_lead_claims_nothing(floor: Floor) -> None:
+    """It believes to lead still; the database knows better."""
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    await floor.connection.execute("UPDATE leader SET expires_at = now()")
+    assert await leader.take(floor.manager.database.upkeep, uuid4()) == 2
+    assert floor.manager.leader.epoch == 1
+    assert await floor.dispatch() == 0
+    assert await floor.state(task_id) == "pending"
+
+
+async def test_expired_task_is_not_released(floor: Floor) -> None:
+    floor.join("k")
+    (task_id,) = await floor.accept(expires_in=0.001)
+    await floor.connection.execute("SELECT pg_sleep(0.01)")
+    assert await floor.dispatch() == 0
+    assert await floor.manager.expiry._step() == 1
+    assert await floor.state(task_id) == "expired"
+
+
+async def test_due_tasks_become_pending_in_one_step(floor: Floor) -> None:
+    floor.join("k")
+    ids = await floor.accept(3, delay=0.001)
+    assert await floor.dispatch() == 0
+    await floor.connection.execute("SELECT pg_sleep(0.01)")
+    assert await floor.manager.schedule._step() == 3
+    await floor.dispatch()
+    assert [release.task_id for release in floor.releases] == ids
+
+
+async def test_new_leader_learns_what_waits_and_what_is_out(floor: Floor) -> None:
+    floor.join("k", slots=5)
+    await floor.accept(8)
+    await floor.dispatch()
+    await floor.manager.leader.give_up()
+    credit = floor.manager.credit
+    credit.recount({}, credit.by_queue())
+    floor.manager.dispatcher._lanes.clear()
+    await floor.manager.leader.step()
+    assert credit.released("default") == 5
+    assert floor.manager.dispatcher._lanes.queues() == ["default"]
+    assert await floor.dispatch() == 0

@@ -1,0 +1,101 @@
+"""Plans: the hot statements use their indexes, also when they are planned while the live table is empty.
+
+A plan made then is kept; one that scans the table or joins by a hash would be run later against a full one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tacoq_manager.store import claim, rescue, schedule, settle
+from tacoq_manager.store.engine import HOT_SETTINGS
+from tacoq_protocol.ids import new_task_id
+
+Connection = Any
+
+STATEMENTS = {
+    "claim": (claim._CLAIM, 7),
+    "lanes": (claim._LANES, 0),
+    "in flight": (claim._IN_FLIGHT, 0),
+    "settle": (settle._APPLY, 19),
+    "promote": (schedule._PROMOTE, 1),
+    "overdue": (schedule._OVERDUE, 1),
+    "doubtful": (rescue._DOUBTFUL, 2),
+}
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Connection]:
+    opened = await asyncpg.connect(database, server_settings=HOT_SETTINGS)
+    yield opened
+    await opened.close()
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in nodes(child))]
+
+
+async def plan_of(connection: Connection, name: str) -> list[dict[str, Any]]:
+    statement, parameters = STATEMENTS[name]
+    await connection.execute(f"PREPARE statement AS {statement}")
+    nulls = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+    (text,) = await connection.fetchrow(f"EXPLAIN (FORMAT JSON) EXECUTE statement{nulls}")
+    return nodes(json.loads(text)[0]["Plan"])
+
+
+@pytest.mark.parametrize("name", ["claim", "promote", "settle"])
+async def test_rows_are_changed_in_the_order_of_their_primary_key(connection: Connection, name: str) -> None:
+    """Not by an index of the state that they leave, which would be walked whole, nor in the heap's order."""
+    for node in await plan_of(connection, name):
+        if node["Node Type"] != "ModifyTable" or node["Relation Name"] != "tasks":
+            continue
+        (source,) = [child for child in node["Plans"] if child["Parent Relationship"] == "Outer"]
+        (scan,) = [inner for inner in nodes(source) if inner.get("Relation Name") == "tasks"]
+        assert (scan["Node Type"], scan["Index Name"]) == ("Index Scan", "tasks_pkey")
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_no_scan_of_the_live_table_and_no_hash_or_merge_join(connection: Connection, name: str) -> None:
+    """On an empty, freshly vacuumed table, where a scan costs nothing."""
+    await connection.execute("VACUUM (ANALYZE) tasks")
+    for node in await plan_of(connection, name):
+        assert node["Node Type"] not in {"Hash Join", "Merge Join", "Bitmap Heap Scan"}, node
+        assert (node["Node Type"], node.get("Relation Name")) != ("Seq Scan", "tasks"), node
+
+
+async def test_claim_takes_the_head_of_a_lane_without_sorting_it(connection: Connection) -> None:
+    """The lane's order is the index's; only the heads of several lanes are sorted together."""
+    plan = await plan_of(connection, "claim")
+    scans = [node for node in plan if node.get("Index Name") == "tasks_pending"]
+    assert [node["Node Type"] for node in scans] == ["Index Scan"], "and the update goes by the primary key"
+    limits = [node for node in plan if node["Node Type"] == "Limit" and node["Plans"][0] in scans]
+    assert limits, "the scan stops by itself at the lane's limit"
+
+
+async def test_claim_looks_only_at_what_it_takes(connection: Connection) -> None:
+    """50,000 tasks of a kind that may not run stand before one that may."""
+    rows = [(new_task_id(), "blocked") for _ in range(50_000)] + [(new_task_id(), "k")]
+    await connection.execute(
+        """
+        INSERT INTO tasks (id, kind, queue, state, run_at, payload, fingerprint)
+        SELECT u.id, u.kind, 'q', 'pending', now(), '', '' FROM unnest($1::uuid[], $2::text[]) AS u (id, kind)
+        """,
+        [id for id, _ in rows],
+        [kind for _, kind in rows],
+    )
+    await connection.execute("UPDATE leader SET holder = gen_random_uuid(), expires_at = now() + interval '1 hour'")
+    await connection.execute(f"PREPARE statement AS {claim._CLAIM}")
+    holder = await connection.fetchval("SELECT holder FROM leader")
+    (text,) = await connection.fetchrow(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE statement"
+        f"(0, '{holder}', ARRAY['k'], ARRAY[''], ARRAY[10], 'q', 10)"
+    )
+    (plan,) = json.loads(text)
+    looked_at = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "tasks" and "Index Name" in node]
+    assert [node["Actual Rows"] for node in looked_at] == [1, 1]  # the head of the lane, and the row to update
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 100

@@ -1,0 +1,160 @@
+"""Settle: reports are committed, then acked; bad ones fail alone; nothing is lost while Postgres is away."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from tacoq_manager.settle import RETRY_SECONDS
+from tacoq_manager.store import settle as store
+from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_protocol.http import ErrorInfo
+from tacoq_protocol.messages import Completed, Expired, Failed, Report, Returned, ReturnReason, Snoozed, Started
+from tests.stages.floor import Floor
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def released(floor: Floor) -> Floor:
+    """Three tasks are released."""
+    floor.join("k")
+    await floor.accept(3)
+    await floor.dispatch()
+    return floor
+
+
+async def unacked(floor: Floor) -> bool:
+    """True when the reports would come again to another consumer."""
+    await floor.manager.broker.stop()
+    return bool(await floor.worker.message_count(floor.manager.topology.reports_queue.name))
+
+
+async def test_reports_of_one_message_are_settled_together_and_acked(released: Floor) -> None:
+    one, two, three = released.releases
+    await released.report(
+        Completed(one.task_id, 1, NOW, 0.1, b"5"),
+        Failed(two.task_id, 1, NOW, 0.1, 0, ErrorInfo("E", "m"), True, 60.0, "k"),
+        Returned(three.task_id, 1, ReturnReason.SHUTDOWN),
+    )
+    assert [await released.state(r.task_id) for r in (one, two, three)] == ["completed", "scheduled", "pending"]
+    assert not await unacked(released)
+
+
+async def test_second_report_of_a_release_is_stale_in_the_same_message_too(released: Floor) -> None:
+    one = released.releases[0]
+    await released.report(
+        Completed(one.task_id, 1, NOW, 0.1, b"5"),
+        Failed(one.task_id, 1, NOW, 0.1, 0, ErrorInfo("E", "m"), False, None, "k"),
+    )
+    await released.report(Failed(one.task_id, 1, NOW, 0.1, 0, ErrorInfo("E", "m"), False, None, "k"))
+    assert await released.state(one.task_id) == "completed"
+
+
+async def test_start_and_outcome_in_one_message_count_once(released: Floor) -> None:
+    one = released.releases[0]
+    await released.report(Started(one.task_id, 1, NOW), Snoozed(one.task_id, 1, NOW, 0.1, 60.0))
+    row = await released.row(one.task_id)
+    assert (row["state"], row["release"], row["session"]) == ("scheduled", 2, None)
+
+
+async def test_redelivered_release_stays_with_its_holder(released: Floor) -> None:
+    one = released.releases[0]
+    await released.report(Started(one.task_id, 1, NOW))
+    await released.report(Returned(one.task_id, 1, ReturnReason.REDELIVERED))
+    assert await released.state(one.task_id) == "running"
+    await released.report(Completed(one.task_id, 1, NOW, 0.1, b"5"))
+    assert await released.state(one.task_id) == "completed"
+
+
+async def test_message_that_cannot_be_read_goes_to_the_dead_letters(released: Floor) -> None:
+    await released.send(b"\xc1", "reports/1")
+    await released.send(b"", "reports/9")
+    assert await released.worker.message_count(released.manager.topology.dead_queue.name) == 2
+    assert b"tacoq_reports_dead_total 2.0" in released.manager.metrics.text()
+
+
+async def test_value_that_postgres_refuses_fails_its_own_task_only(released: Floor) -> None:
+    """No moment of Postgres is that late."""
+    one, two, three = released.releases
+    reports: list[Report] = [
+        Completed(one.task_id, 1, NOW, 0.1, b"5"),
+        Snoozed(two.task_id, 1, NOW, 0.1, 1e300),
+        Completed(three.task_id, 1, NOW, 0.1, b"5"),
+    ]
+    await released.report(*reports)
+    assert [await released.state(r.task_id) for r in (one, two, three)] == ["completed", "failed", "completed"]
+    rows = await released.connection.fetch("SELECT error FROM task_history WHERE id = $1", two.task_id)
+    assert "ReportRefused" in rows[0]["error"]
+
+
+async def test_reports_wait_for_postgres_unacked(released: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = store.apply
+    tries = 0
+
+    async def away(*arguments: object) -> list[store.Applied]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise DatabaseUnavailable("away")
+        return await apply(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tacoq_manager.settle.store.apply", away)
+    monkeypatch.setattr("tacoq_manager.settle.RETRY_SECONDS", RETRY_SECONDS / 100)
+    one = released.releases[0]
+    await released.report(Completed(one.task_id, 1, NOW, 0.1, b"5"))
+    assert (tries, await released.state(one.task_id)) == (3, "completed")
+
+
+async def test_commit_whose_answer_was_lost_is_applied_again_and_stale(
+    released: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = store.apply
+    tries = 0
+
+    async def answer_lost(*arguments: object) -> list[store.Applied]:
+        nonlocal tries
+        tries += 1
+        applied = await apply(*arguments)  # type: ignore[arg-type]
+        if tries == 1:
+            raise DatabaseUnavailable("connection lost after the commit")
+        return applied
+
+    monkeypatch.setattr("tacoq_manager.settle.store.apply", answer_lost)
+    monkeypatch.setattr("tacoq_manager.settle.RETRY_SECONDS", RETRY_SECONDS / 100)
+    one = released.releases[0]
+    await released.report(Completed(one.task_id, 1, NOW, 0.1, b"5"))
+    assert (tries, await released.state(one.task_id)) == (2, "completed")
+
+
+async def test_deadline_seen_by_the_worker_expires_the_task(released: Floor) -> None:
+    one = released.releases[0]
+    await released.report(Expired(one.task_id, 1))
+    assert await released.state(one.task_id) == "expired"
+
+
+async def test_cancel_of_a_released_task_is_asked_for_and_kept_when_it_comes_back(released: Floor) -> None:
+    one, two, _ = released.releases
+    for release in (one, two):
+        answer = await released.manager.canceller.cancel(release.task_id)
+        assert (answer.state, answer.cancel_requested) == ("queued", True)
+    await released.report(Returned(one.task_id, 1, ReturnReason.SHUTDOWN), Completed(two.task_id, 1, NOW, 0.1, b"5"))
+    assert [await released.state(r.task_id) for r in (one, two)] == ["cancelled", "completed"]
+
+
+async def test_waiter_is_woken_by_the_settle(released: Floor) -> None:
+    one = released.releases[0]
+    await released.manager.waiters.start()
+
+    async def first() -> str:
+        async for batch in released.manager.waiters.wait([one.task_id], 10):
+            if batch:  # the first says that nothing was final yet
+                return type(batch[0]).__name__
+        raise AssertionError("the wait ended without an answer")
+
+    waiting = asyncio.create_task(first())
+    await asyncio.sleep(0)
+    await released.report(Completed(one.task_id, 1, NOW, 0.1, b"5"))
+    assert await waiting == "TaskView"
