@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +12,7 @@ from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.codec import RELEASES, encode
 from tacoq_protocol.messages import AskHeld, Completed, Inventory, Rebuild, Release, Releases, Returned, ReturnReason
 from tacoq_worker import Worker
+from tacoq_worker.held import Message
 from tacoq_worker.session import Session
 from tacoq_worker.settings import Pace
 from tests.worker.manager import QUICK, TOPOLOGY, FakeManager, make_release, playing
@@ -64,6 +66,23 @@ async def test_a_delivery_is_acked_only_when_all_its_reports_are_confirmed(
         await manager.until(lambda: any(isinstance(r, Completed) for r in manager.reports))
         assert broker_holds(hub, manager) == 1
         assert len(session._intake.held) == 1
+        gate.open.set()
+        await manager.until(lambda: broker_holds(hub, manager) == 0)
+        assert not session._intake.held
+
+
+async def test_messages_behind_a_long_run_are_let_go_of_when_they_are_acked(
+    hub: MemoryHub, make_broker: BrokerFactory
+) -> None:
+    gate = Gate()
+    async with playing(gate.worker, make_broker) as (session, manager):
+        await manager.publish(make_release("wait"))
+        await manager.until(lambda: gate.entered == 1)
+        for _ in range(20):
+            assert isinstance(await manager.run("noop"), Completed)
+        await manager.until(lambda: broker_holds(hub, manager) == 1)
+        gc.collect()
+        assert sum(isinstance(thing, Message) for thing in gc.get_objects()) == 1
         gate.open.set()
         await manager.until(lambda: broker_holds(hub, manager) == 0)
         assert not session._intake.held

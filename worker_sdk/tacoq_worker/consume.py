@@ -8,7 +8,6 @@ for another session may run it.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable
 from uuid import UUID
 
@@ -49,16 +48,13 @@ class Intake:
         self._cancels = _EarlyCancels()
         self._prefetch = prefetch
         self._consuming: Consuming | None = None
-        self._unacked: deque[Message] = deque()  # of this consumer, in order of arrival
         self._closed = True
         self.held: dict[Fence, Held] = {}
 
     async def start(self) -> None:
         """Consume from now on."""
         self._closed = False
-        self._consuming = await self._broker.consume(
-            Consumer(self._queue, self._delivered, prefetch=self._prefetch, on_lost=self._lost)
-        )
+        self._consuming = await self._broker.consume(Consumer(self._queue, self._delivered, prefetch=self._prefetch))
 
     @property
     def active(self) -> bool:
@@ -82,20 +78,18 @@ class Intake:
         if self._closed or self._consuming is None:
             return
         await self._consuming.close()
-        self._lost()
         await self.start()
 
     def confirmed(self, ended: Iterable[Held]) -> None:
         """The broker has these releases' reports: let go of them, and ack what waited for nothing else."""
         # Reported but not acked is safe: the redelivery is stale. Acked but not reported loses the outcome.
-        done: list[Message] = []
         for held in ended:
             del self.held[held.fence]
             for message in held.messages:
                 message.unconfirmed -= 1
                 if message.unconfirmed == 0:
-                    done.append(message)
-        self._ack(done)
+                    message.held.clear()  # they know each other: nothing else would free them but the collector
+                    message.delivery.ack()
 
     def hand_back(self, held: Iterable[Held], reason: ReturnReason) -> None:
         """Return those that no slot has taken."""
@@ -125,7 +119,6 @@ class Intake:
             delivery.reject()
             return
         message = Message(delivery)
-        self._unacked.append(message)
         to_run: list[Held] = []
         for release in releases:
             fence = release.fence
@@ -141,7 +134,7 @@ class Intake:
             elif message not in held.messages:
                 held.arrived_in(message)
         if message.unconfirmed == 0:  # a message without releases
-            self._ack([message])
+            delivery.ack()
         self._slots.offer(to_run)
 
     def _refusal(self, held: Held, *, redelivered: bool) -> Outcome | None:
@@ -157,28 +150,6 @@ class Intake:
             log.warning("release of an unknown kind handed back", extra={"kind": release.kind})
             return _returned(release, ReturnReason.UNKNOWN_KIND)
         return None
-
-    def _ack(self, done: list[Message]) -> None:
-        """Ack these: as many as can be with one `multiple`, the others each."""
-        last: Message | None = None
-        while self._unacked and self._unacked[0].unconfirmed == 0:
-            message = self._unacked.popleft()
-            if message.ackable:  # a tag that was acked already must not be named again
-                message.ackable = False
-                last = message
-        if last is not None:
-            last.delivery.ack(multiple=True)
-        for message in done:
-            message.held.clear()  # they know each other: nothing else would free them but the collector
-            if message.ackable:
-                message.ackable = False
-                message.delivery.ack()
-
-    def _lost(self) -> None:
-        """What was delivered so far can no longer be acked; it runs on all the same."""
-        for message in self._unacked:
-            message.ackable = False
-        self._unacked.clear()
 
 
 class _EarlyCancels:

@@ -19,18 +19,14 @@ class Phase(Enum):
 
 
 class Message:
-    """A delivery and the releases it brought; it may be acked when none of them waits for a confirm.
+    """A delivery and the releases it brought; it is acked when none of them waits for a confirm any more."""
 
-    `ackable` is False once it was acked, or its connection is gone.
-    """
-
-    __slots__ = ("ackable", "delivery", "held", "unconfirmed")
+    __slots__ = ("delivery", "held", "unconfirmed")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self.held: list[Held] = []
         self.unconfirmed = 0
-        self.ackable = True
 
 
 class Held:
