@@ -68,6 +68,21 @@ async def test_a_stopped_broker_leaves_nothing_behind(rabbit: RabbitWorld) -> No
     await eventually(lambda: len(asyncio.all_tasks()) <= before)
 
 
+async def test_a_stop_at_any_moment_of_a_start_ends_all(rabbit: RabbitWorld) -> None:
+    before = len(asyncio.all_tasks())
+    changed = Declared(queues=[Queue(rabbit.queue.name, {"x-queue-type": "classic"}, rebuildable=True)])
+    for number in range(60):
+        broker = RabbitBroker(rabbit.url, "hasty")
+        # Every other time the queue has other arguments: the refusal closes a channel while we stop.
+        await broker.declare(changed if number % 2 else rabbit.things)
+        await broker.consume(Inbox().consumer(rabbit.queue))
+        await broker.start()
+        await asyncio.sleep(number / 1000)
+        async with asyncio.timeout(3):
+            await broker.stop()
+    await eventually(lambda: len(asyncio.all_tasks()) <= before)
+
+
 async def test_a_silent_link_is_noticed_and_replaced(rabbit: RabbitWorld) -> None:
     rabbit.url += SHORT_HEARTBEAT
     broker, inbox = await rabbit.open(), Inbox()
@@ -121,7 +136,7 @@ async def test_under_an_alarm_publishing_is_blocked_and_all_else_goes_on(
 @pytest.mark.timeout(120)
 async def test_a_restarted_server_is_used_again(private: RabbitWorld, private_rabbit: PrivateRabbit) -> None:
     broker, inbox, reports = await private.open(), Inbox(), Inbox(acks=True)
-    consuming = await broker.consume(inbox.consumer(private.queue))
+    await broker.consume(inbox.consumer(private.queue))
     # In this order: for seconds after a queue is made, a kill -9 of RabbitMQ 3.10 makes it forget the queue.
     for number, end in enumerate([private_rabbit.stop, private_rabbit.kill], 1):
         report = b"report %d" % number

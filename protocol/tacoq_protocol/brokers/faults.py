@@ -1,7 +1,8 @@
 """What aio-pika and aiormq throw in, two faults out: the link is lost, or the broker refused a call.
 
-aiormq ends calls in flight with whatever ended the connection, which may be a CancelledError although nobody
-cancelled us: taken at its word it would end the task that was to reconnect.
+aiormq mixes up cancellations. A call in flight on a dying connection may end in a CancelledError although nobody
+cancelled us: taken at its word it would end the task that was to reconnect. A real one may come out as some other error,
+or as success, when a channel closes at the same moment: taken at its word it would keep a task alive that was to end.
 """
 
 from __future__ import annotations
@@ -37,17 +38,33 @@ class Refused(Exception):
 
 async def call(answer: Awaitable[T], *, seconds: float = RPC_SECONDS) -> T:
     """Return what is awaited. Raises Refused or LinkLost, and CancelledError only when the caller is cancelled."""
+    task = asyncio.current_task()
+    assert task is not None
+    cancels = task.cancelling()  # not always 0: clean-up may run in a task that was cancelled
     try:
         async with asyncio.timeout(seconds):
-            return await answer
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+            result = await answer
+    except (Exception, asyncio.CancelledError) as error:
+        if task.cancelling() > cancels:
+            raise asyncio.CancelledError from error
+        fault = _fault(error, seconds)
+        if fault is None:
             raise
-        raise LinkLost("the connection was closed under a call") from None
-    except TimeoutError:
-        raise LinkLost(f"the broker did not answer within {seconds:g} s") from None
-    except amqp.AMQPChannelError as error:
-        raise Refused(str(error), CODES.get(type(error), 0)) from error
-    except (amqp.AMQPError, OSError, RuntimeError) as error:
-        raise LinkLost(f"{type(error).__name__}: {error}") from error
+        raise fault from error
+    if task.cancelling() > cancels:
+        raise asyncio.CancelledError
+    return result
+
+
+def _fault(error: BaseException, seconds: float) -> LinkLost | Refused | None:
+    match error:
+        case asyncio.CancelledError():
+            return LinkLost("the connection was closed under a call")
+        case TimeoutError():
+            return LinkLost(f"the broker did not answer within {seconds:g} s")
+        case amqp.AMQPChannelError():
+            return Refused(str(error), CODES.get(type(error), 0))
+        case amqp.AMQPError() | OSError() | RuntimeError():
+            return LinkLost(f"{type(error).__name__}: {error}")
+        case _:
+            return None

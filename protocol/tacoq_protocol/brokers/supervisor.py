@@ -14,10 +14,9 @@ from typing import Final
 
 import aio_pika
 from aiormq.abc import AbstractConnection
-from aiormq.exceptions import AMQPError
 from yarl import URL
 
-from tacoq_protocol.brokers.faults import LinkLost, Refused
+from tacoq_protocol.brokers.faults import LinkLost, Refused, call
 from tacoq_protocol.errors import ConfigurationError
 
 log = logging.getLogger("tacoq.broker")
@@ -73,9 +72,9 @@ class Link:
     async def stop(self) -> None:
         """End the owner and the connection. Idempotent."""
         owner, self._owner = self._owner, None
-        if owner is not None:
-            owner.cancel()
-            await asyncio.wait([owner])
+        while owner is not None and not owner.done():
+            owner.cancel()  # again and again: aiormq may put an error of its own in the place of a cancellation
+            await asyncio.wait([owner], timeout=CLOSE_SECONDS + 1)
         self.fault = "it was stopped"
         self._down()
 
@@ -89,7 +88,7 @@ class Link:
         self.poke()
 
     async def _own(self) -> None:
-        while True:
+        while self._owner is asyncio.current_task():
             try:
                 await self._live()
             except (LinkLost, Refused, ConfigurationError) as error:
@@ -130,11 +129,10 @@ class Link:
     async def _dial(self) -> aio_pika.Connection:
         connection = aio_pika.Connection(self._url, client_properties={"connection_name": self.name})
         try:
-            async with asyncio.timeout(DIAL_SECONDS):
-                await connection.connect()
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            await call(connection.connect(), seconds=DIAL_SECONDS)
+        except (LinkLost, Refused) as error:
             await _close(connection)
-            raise LinkLost(f"cannot connect to {shown(self._url)}: {type(error).__name__}: {error}") from error
+            raise LinkLost(f"cannot connect to {shown(self._url)}: {error}") from error
         except BaseException:
             await _close(connection)
             raise
@@ -228,7 +226,6 @@ def shown(url: URL) -> str:
 async def _close(connection: aio_pika.Connection) -> None:
     """Close within a few seconds; on a silent link aiormq itself gives up later."""
     try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await connection.close()
-    except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
-        log.info("broker connection not closed properly", extra={"reason": repr(error)})
+        await call(connection.close(), seconds=CLOSE_SECONDS)
+    except (LinkLost, Refused) as error:
+        log.info("broker connection not closed properly", extra={"reason": str(error)})
