@@ -7,6 +7,8 @@ import gc
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tacoq_protocol.broker import BrokerFactory, Consumer, Outgoing
 from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.codec import RELEASES, encode
@@ -202,6 +204,44 @@ async def test_rebuild_consumes_anew_and_runs_nothing_twice(hub: MemoryHub, make
         assert isinstance(await manager.outcome(before), Completed)
         await manager.until(lambda: broker_holds(hub, manager) == 0)
         assert gate.entered == 1
+
+
+def consumers(hub: MemoryHub, manager: FakeManager) -> int:
+    return len(hub._queues[manager.topology.task_queue_name(manager.queue)].taps)
+
+
+def close_slowly(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As over a network: others run before the consumer is closed."""
+    consuming = session._intake._consuming
+    assert consuming is not None
+    close = consuming.close
+
+    async def slowly() -> None:
+        await asyncio.sleep(0)
+        await close()
+
+    monkeypatch.setattr(consuming, "close", slowly)
+
+
+async def test_two_rebuilds_at_once_leave_one_consumer(
+    hub: MemoryHub, make_broker: BrokerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    async with playing(gate.worker, make_broker) as (session, manager):
+        close_slowly(session, monkeypatch)
+        await asyncio.gather(session._intake.rebuild(), session._intake.rebuild())
+        assert consumers(hub, manager) == 1
+        assert isinstance(await manager.run("noop"), Completed)
+
+
+async def test_a_rebuild_under_way_does_not_outlive_the_beginning_of_a_drain(
+    hub: MemoryHub, make_broker: BrokerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    async with playing(gate.worker, make_broker) as (session, manager):
+        close_slowly(session, monkeypatch)
+        await asyncio.gather(session._intake.rebuild(), session._intake.stop())
+        assert consumers(hub, manager) == 0
 
 
 async def test_what_is_held_is_told_also_when_it_only_waits_for_a_confirm(

@@ -55,6 +55,8 @@ class Intake:
         """Consume from now on."""
         self._closed = False
         self._consuming = await self._broker.consume(Consumer(self._queue, self._delivered, prefetch=self._prefetch))
+        if self._closed:  # meanwhile
+            await self._consuming.stop()
 
     @property
     def active(self) -> bool:
@@ -77,8 +79,10 @@ class Intake:
         """Consume anew. What is held runs on; the broker gives it again, and it is taken over then."""
         if self._closed or self._consuming is None:
             return
-        await self._consuming.close()
-        await self.start()
+        consuming, self._consuming = self._consuming, None  # so that a second rebuild does nothing
+        await consuming.close()
+        if not self._closed:
+            await self.start()
 
     def confirmed(self, ended: Iterable[Held]) -> None:
         """The broker has these releases' reports: let go of them, and ack what waited for nothing else."""
