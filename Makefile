@@ -11,7 +11,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/bin/uv)
 MEMBERS := protocol publisher_sdk worker_sdk manager embedded
 STAMP := $(VENV)/.installed
 
-.PHONY: help install lock demo demo-rabbitmq test check format services env build clean
+.PHONY: help install lock demo demo-rabbitmq bench test check format services env build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ demo: install ## the standard library census, embedded: no services needed
 
 demo-rabbitmq: install ## the same on RabbitMQ and Postgres, in separate processes
 	@$(PY) -m examples.stdlib_census.run --rabbitmq
+
+bench: install ## no-op tasks end to end, on RabbitMQ and Postgres (ARGS="--tasks 1000 --rounds 3")
+	@$(PY) -m benchmarks.noop --rabbitmq $(ARGS)
 
 test: install ## the whole test suite (Postgres and RabbitMQ: found, started or installed)
 	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest $(ARGS)

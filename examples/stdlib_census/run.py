@@ -17,9 +17,12 @@ from collections.abc import Sequence
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from examples.stdlib_census import census, servers
+from examples import servers
+from examples.stdlib_census import census
 from examples.stdlib_census.tasks import count
 from tacoq_publisher import Publisher, TaskNotCompleted, TaskView
+
+WORKER = "examples.stdlib_census.tasks:worker"
 
 
 async def collect(url: str, modules: Sequence[str]) -> tuple[dict[str, census.Counts], list[TaskView], float]:
@@ -89,7 +92,7 @@ def main() -> int:
     where.add_argument("--rabbitmq", action="store_true", help="separate processes on RabbitMQ and Postgres")
     embedded = parser.parse_args().embedded
     modules = census.modules()
-    with servers.embedded() if embedded else servers.on_rabbitmq() as url:
+    with servers.embedded(WORKER) if embedded else servers.on_rabbitmq(WORKER, queue="census") as url:
         results, views, seconds = asyncio.run(collect(url, modules))
     print(summary(list(results.values()), views, seconds))
     print("\ncomparing every result with one computed here …")

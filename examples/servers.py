@@ -21,24 +21,23 @@ from scripts.cleanup import delete_topology, drop_database
 from scripts.probes import free_port
 from scripts.services import services
 
-ROOT = Path(__file__).resolve().parents[2]
-WORKER = "examples.stdlib_census.tasks:worker"
+ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 60
 STOP_SECONDS = 30
 
 
 @contextmanager
-def embedded() -> Iterator[str]:
-    """Run `tacoq dev`: manager, worker and Postgres in one process, with data in a folder that is thrown away."""
+def embedded(worker: str) -> Iterator[str]:
+    """Run `tacoq dev` with the worker MODULE:OBJECT, everything in one process, in a folder that is thrown away."""
     with tempfile.TemporaryDirectory(prefix="tacoq-demo-") as folder:
         port = free_port()
-        with _process("dev", WORKER, "--port", str(port), folder=Path(folder)) as dev:
+        with _process("dev", worker, "--port", str(port), folder=Path(folder)) as dev:
             yield _ready(port, dev)
 
 
 @contextmanager
-def on_rabbitmq(*, workers: int = 2) -> Iterator[str]:
-    """Run a manager and `workers` workers on real servers, in a database and under a prefix of their own."""
+def on_rabbitmq(worker: str, *, queue: str, workers: int = 2) -> Iterator[str]:
+    """Run a manager and `workers` workers of `queue` on real servers, in a database and under a prefix of their own."""
     with services() as up, tempfile.TemporaryDirectory(prefix="tacoq-demo-") as folder:
         name = f"tacoq_demo_{secrets.token_hex(4)}"
         environment = {
@@ -48,7 +47,7 @@ def on_rabbitmq(*, workers: int = 2) -> Iterator[str]:
         }
         print(f"RabbitMQ {_address(up.broker_url)}, Postgres {_address(up.database_url)}, database and prefix {name}")
         with ExitStack() as stack:
-            stack.callback(lambda: asyncio.run(_remove(name, up.database_url, up.broker_url)))
+            stack.callback(lambda: asyncio.run(_remove(name, queue, up.database_url, up.broker_url)))
             subprocess.run(_tacoq("migrate"), env=os.environ | environment, check=True, stdout=subprocess.DEVNULL)
             port = free_port()
             manager = stack.enter_context(
@@ -56,7 +55,7 @@ def on_rabbitmq(*, workers: int = 2) -> Iterator[str]:
             )
             url = _ready(port, manager)
             for _ in range(workers):
-                stack.enter_context(_process("worker", WORKER, folder=Path(folder), environment=environment))
+                stack.enter_context(_process("worker", worker, folder=Path(folder), environment=environment))
             yield url
 
 
@@ -107,10 +106,10 @@ def _ready(port: int, process: subprocess.Popen[bytes]) -> str:
             time.sleep(0.05)
 
 
-async def _remove(name: str, database_url: str, broker_url: str) -> None:
+async def _remove(name: str, queue: str, database_url: str, broker_url: str) -> None:
     """Drop the demo's database, and its queues and exchanges."""
     await drop_database(database_url, name)
-    await delete_topology(broker_url, name, queues=["census"])
+    await delete_topology(broker_url, name, queues=[queue])
 
 
 def _address(url: str) -> str:
