@@ -6,6 +6,8 @@ import asyncio
 import os
 import time
 
+import pytest
+
 from tacoq_protocol.broker import BrokerFactory
 from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.messages import Heartbeat, Introduce, Leave, Register
@@ -104,3 +106,18 @@ async def test_presence_comes_back_after_the_broker_was_away(hub: MemoryHub, mak
         hub.disconnect(f"tacoq heartbeat {session.id}")
         seen = len(manager.presence)
         await manager.until(lambda: len(manager.presence) > seen + 3)
+
+
+async def test_a_beat_that_cannot_be_made_is_not_the_last(
+    make_broker: BrokerFactory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, _ = make_worker()
+    async with playing(worker, make_broker) as (session, manager):
+        await manager.seen(Heartbeat)
+        with monkeypatch.context() as patch:
+            patch.setattr(session._heartbeat, "_beat", lambda: 1 / 0)
+            await manager.until(lambda: "heartbeat failed" in caplog.text)
+        seen = len(manager.presence)
+        await manager.until(lambda: len(manager.presence) > seen + 1)
+        assert await session.stop()
+        await manager.seen(Leave)

@@ -113,7 +113,10 @@ class HeartbeatThread:
         await broker.declare(Declared(exchanges=[self._topology.presence]))
         try:
             while not self._stopped:
-                await self.step(broker)
+                try:
+                    await self.step(broker)
+                except Exception:  # one beat less is no loss; none at all would make a lost session of a live one
+                    log.exception("heartbeat failed")
                 await self._pause()
             if self._leave:
                 await self._send(broker, Leave(self._session, self._worker.queue))
