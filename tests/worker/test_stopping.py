@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,11 @@ class Stopped:
             while not ctx.cancelled:
                 time.sleep(0.005)
             raise RuntimeError("stopped in the middle")
+
+        @self.worker.task
+        async def in_a_thread() -> None:
+            self.running.set()
+            await asyncio.to_thread(self.release.wait, 30)
 
         @self.worker.task
         def deaf() -> None:
@@ -234,6 +240,19 @@ async def test_a_thread_that_does_not_stop_is_not_handed_back(stopped: Stopped, 
         assert not any(isinstance(m, Leave) for m in manager.presence)
         assert await manager.ready_messages() == 1  # the broker has it back, unacked
         stopped.release.set()
+
+
+async def test_a_drain_needs_no_thread_that_handlers_may_have_taken(
+    stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        async with playing(stopped.worker, make_broker) as (session, manager):
+            await manager.publish(make_release("in_a_thread"))
+            await manager.until(stopped.running.is_set)
+            async with asyncio.timeout(10):
+                assert await session.stop()
+            stopped.release.set()
 
 
 async def test_a_drain_that_cannot_report_does_not_leave(

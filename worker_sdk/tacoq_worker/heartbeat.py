@@ -76,6 +76,7 @@ class HeartbeatThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._stopped = False
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="tacoq-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -92,7 +93,7 @@ class HeartbeatThread:
         self._stopped = True
         self._wake_up()
         if self._thread.ident is not None:  # it was started
-            await asyncio.to_thread(self._thread.join)
+            await self._ended.wait()  # no join in a thread: handlers may have taken all that the loop has
 
     def _wake_up(self) -> None:
         if self._loop is not None:
@@ -104,6 +105,9 @@ class HeartbeatThread:
             asyncio.run(self._beat_until_stopped())
         except Exception:
             log.exception("heartbeats ended: managers will take this session for lost")
+        finally:
+            with contextlib.suppress(RuntimeError):  # the main loop is closed: nobody waits
+                self._main.call_soon_threadsafe(self._ended.set)
 
     async def _beat_until_stopped(self) -> None:
         self._loop = asyncio.get_running_loop()
