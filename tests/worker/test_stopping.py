@@ -198,6 +198,30 @@ async def test_early_cancels_are_bounded(stopped: Stopped, make_broker: BrokerFa
         assert first not in session._intake._cancels._ids
 
 
+async def test_a_cancel_of_its_own_task_that_a_handler_leaves_behind_costs_no_slot(make_broker: BrokerFactory) -> None:
+    worker = Worker("late", concurrency=1)
+
+    @worker.task
+    async def leave_a_cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(0.02, task.cancel)
+
+    @worker.task
+    async def nap() -> None:
+        await asyncio.sleep(0.02)
+
+    async with playing(worker, make_broker, pace=Pace(slow_run=60.0)) as (session, manager):
+        await manager.run("leave_a_cancel")
+        slot_task = session._slots._slots[0]._task
+        await manager.until(lambda: session._slots._slots[0]._task is not slot_task)
+        both = [make_release("nap"), make_release("nap")]
+        await manager.publish(*both)
+        for release in both:
+            assert isinstance(await manager.outcome(release), Completed)
+        assert isinstance(await manager.run("nap"), Completed)
+
+
 async def test_a_drain_lets_runs_end_and_hands_back_the_rest(
     hub: MemoryHub, stopped: Stopped, make_broker: BrokerFactory
 ) -> None:

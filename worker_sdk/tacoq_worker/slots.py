@@ -48,7 +48,7 @@ class Slots:
         self.closed = False
         self.watcher: asyncio.Event | None = None  # set at each end of a run
         self._waiting: deque[Held] = deque()
-        self._idle: list[_Slot] = []
+        self._idle: list[asyncio.Future[None]] = []
         self._waking = False
         self._slots = [_Slot(self, children[n] if children else None) for n in range(count)]
 
@@ -71,17 +71,20 @@ class Slots:
 
     def wake_next(self) -> None:
         """Wake one idle slot when something waits; it wakes the next: a slot of short runs needs no help."""
-        if self._waiting and self._idle and not self._waking:
-            self._waking = True
-            self._idle.pop().wake()
+        while self._waiting and self._idle and not self._waking:
+            wakeup = self._idle.pop()
+            if not wakeup.done():  # else its slot's task was cancelled while it was idle, and another one is here
+                self._waking = True
+                wakeup.set_result(None)
 
-    def wait(self, slot: _Slot) -> None:
-        """This slot has nothing to do."""
-        self._idle.append(slot)
-
-    def awake(self) -> None:
-        """The slot that was woken is here; another may be."""
-        self._waking = False
+    async def something_waits(self) -> None:
+        """Return when there is something to take: the caller is idle."""
+        wakeup: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(wakeup)
+        try:
+            await wakeup
+        finally:
+            self._waking = False  # another may be woken
 
     def waiting(self) -> list[Held]:
         """Releases that no slot has taken."""
@@ -132,17 +135,12 @@ class _Slot:
         self._child = child
         self._stop: Callable[[], object] = _nothing  # how to stop the present run
         self._task: asyncio.Task[None] | None = None
-        self._wakeup: asyncio.Future[None] | None = None
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._work(), name="tacoq-slot")
         self._task.add_done_callback(self._ended)
         if self._child is not None:
             asyncio.get_running_loop().run_in_executor(self._slots.threads, self._child.start)
-
-    def wake(self) -> None:
-        if self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
 
     def interrupt(self, stop: Stop) -> None:
         held = self.held
@@ -166,10 +164,7 @@ class _Slot:
         while not slots.closed:
             held = slots.take()
             if held is None:
-                self._wakeup = asyncio.get_running_loop().create_future()
-                slots.wait(self)
-                await self._wakeup
-                slots.awake()
+                await slots.something_waits()
                 turn_ends = time.monotonic() + TURN_SECONDS
                 continue
             assert held.handler is not None, "only releases with a handler wait for a slot"
