@@ -129,6 +129,28 @@ async def test_a_broker_stops_while_the_server_is_down(world: World) -> None:
     assert broker.state is LinkState.CLOSED
 
 
+async def test_a_cancelled_task_can_still_stop_close_and_publish(world: World) -> None:
+    broker, inbox = await world.open(), Inbox()
+    consuming = await broker.consume(inbox.consumer(world.queue))
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await consuming.stop()
+            await broker.publish(world.tasks(b"last words"), seconds=10)
+            await consuming.close()
+            await broker.stop()
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    assert broker.state is LinkState.CLOSED
+    await world.counts(1)
+
+
 async def test_a_publish_in_flight_when_the_link_is_lost_is_unconfirmed(world: World) -> None:
     broker = await world.open()
     world.freeze()

@@ -1,7 +1,7 @@
 """What aio-pika and aiormq throw in, two faults out: the link is lost, or the broker refused a call.
 
 aiormq mixes up cancellations. A call in flight on a dying connection may end in a CancelledError although nobody
-cancelled us: taken at its word it would end the task that was to reconnect. A real one may come out as some other error,
+cancelled us: taken at its word it would end the task that was to reconnect. A real one may come out as another error,
 or as success, when a channel closes at the same moment: taken at its word it would keep a task alive that was to end.
 """
 
@@ -64,7 +64,8 @@ def _fault(error: BaseException, seconds: float) -> LinkLost | Refused | None:
             return LinkLost(f"the broker did not answer within {seconds:g} s")
         case amqp.AMQPChannelError():
             return Refused(str(error), CODES.get(type(error), 0))
-        case amqp.AMQPError() | OSError() | RuntimeError():
-            return LinkLost(f"{type(error).__name__}: {error}")
+        case ValueError() | TypeError():
+            return None  # ours: a name that AMQP has no room for, say
         case _:
-            return None
+            # Whatever else: for a call in flight aiormq has been seen to raise a bare Exception.
+            return LinkLost(f"{type(error).__name__}: {error}")
