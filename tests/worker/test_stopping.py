@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tacoq_protocol.broker import BrokerFactory
-from tacoq_protocol.brokers.memory import MemoryHub
+from tacoq_protocol.broker import BrokerFactory, Declared
+from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import (
     Cancelled,
@@ -25,9 +25,10 @@ from tacoq_protocol.messages import (
     ReturnReason,
 )
 from tacoq_worker import Context, Worker
+from tacoq_worker.session import Session
 from tacoq_worker.settings import Pace
 from tests.worker.handlers import in_processes
-from tests.worker.manager import QUICK, make_release, playing
+from tests.worker.manager import QUICK, TOPOLOGY, make_release, playing
 
 
 class Stopped:
@@ -297,6 +298,33 @@ async def test_a_manager_may_ask_for_a_drain(stopped: Stopped, make_broker: Brok
         await manager.control(session.id, Drain())
         assert await session.ended()
         await manager.seen(Leave)
+
+
+@pytest.mark.parametrize("worker", [in_processes, Stopped().worker], ids=["process", "thread"])
+async def test_a_drain_asked_for_during_the_start_comes_after_it(worker: Worker, hub: MemoryHub) -> None:
+    class Slow(MemoryBroker):
+        async def declare(self, things: Declared) -> None:
+            await asyncio.sleep(0.05)  # as over a network
+            await super().declare(things)
+
+    session = Session(worker, lambda name: Slow(hub, name), TOPOLOGY, pace=QUICK)
+    starting = asyncio.create_task(session.start())
+    await asyncio.sleep(0)
+    session.begin_drain()
+    assert await session.ended()
+    await starting
+    assert not session._intake.active
+    assert not hub._queues[TOPOLOGY.task_queue_name(worker.queue)].taps
+
+
+async def test_a_session_that_was_stopped_before_its_start_takes_nothing(
+    stopped: Stopped, hub: MemoryHub, make_broker: BrokerFactory
+) -> None:
+    session = Session(stopped.worker, make_broker, TOPOLOGY, pace=QUICK)
+    assert await session.stop()
+    await session.start()
+    assert not session._intake.active
+    assert TOPOLOGY.task_queue_name(stopped.worker.queue) not in hub._queues
 
 
 async def test_a_draining_session_says_so(stopped: Stopped, make_broker: BrokerFactory) -> None:

@@ -50,6 +50,7 @@ class Session:
         self._pace = pace or Pace()
         self._topology = topology
         self._broker: Broker = make_broker(f"tacoq worker {self.id}")
+        self._starting = asyncio.Lock()
         self._ended = asyncio.Event()
         self._ending: asyncio.Task[bool] | None = None
         self._compose(make_broker)
@@ -107,7 +108,15 @@ class Session:
         return self._control.active and (self._intake.active or self._vitals.draining)
 
     async def start(self) -> None:
-        """Take work from now on, or from when the broker is there; does not wait for it."""
+        """Take work from now on, or from when the broker is there; does not wait for it.
+
+        A drain that is asked for meanwhile follows; after one that came before, this does nothing.
+        """
+        async with self._starting:
+            if self._ending is None:
+                await self._start()
+
+    async def _start(self) -> None:
         topology, queue = self._topology, self.worker.queue
         await self._broker.start()
         await self._broker.declare(
@@ -155,6 +164,8 @@ class Session:
             self._ending = asyncio.create_task(self._drain(self._grace), name="tacoq-drain")
 
     async def _drain(self, grace: float) -> bool:
+        async with self._starting:  # half a start cannot be ended
+            pass
         log.info("worker session drains", extra={"session": str(self.id), "held": len(self._intake.held)})
         self._vitals.draining = True
         await self._intake.stop()
