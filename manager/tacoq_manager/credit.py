@@ -41,6 +41,10 @@ class Credit:
     def by_queue(self) -> dict[str, int]:
         return {queue: max(0, count) for queue, count in self._released.items()}
 
+    def counted(self) -> dict[str, int]:
+        """The counters as they are, for `recount`: below 0 when releases ended that were not counted here."""
+        return dict(self._released)
+
     def release(self, queue: str, count: int) -> None:
         self._released[queue] += count
 
@@ -50,7 +54,7 @@ class Credit:
     def recount(self, released: Mapping[str, int], before: Mapping[str, int]) -> None:
         """Set the counters to what Postgres has: news may have been lost.
 
-        `before` is `by_queue` from just before Postgres was asked; what changed since is kept.
+        `before` is `counted` from just before Postgres was asked; what changed since is kept.
         """
         since = {queue: count - before.get(queue, 0) for queue, count in self._released.items()}
         self._released = Counter(released)

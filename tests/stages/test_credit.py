@@ -55,10 +55,18 @@ def test_credit_that_ended_twice_does_not_grow_beyond_the_slots() -> None:
 def test_recount_keeps_what_changed_while_postgres_was_asked() -> None:
     credit = credit_for(None)
     credit.release("q", 2)
-    before = credit.by_queue()
+    before = credit.counted()
     credit.release("q", 1)  # after the statement's snapshot
     credit.recount({"q": 2}, before)
     assert credit.released("q") == 3
+
+
+def test_recount_forgets_what_ended_without_having_been_counted() -> None:
+    """Reports settled before this manager leads are of releases that another one counted."""
+    credit = credit_for(None)
+    credit.ended("q", 100)
+    credit.recount({"q": 3}, credit.counted())
+    assert (credit.released("q"), credit.total()) == (3, 3)
 
 
 def test_base_latency_is_the_rest_of_the_probes_round_trip() -> None:

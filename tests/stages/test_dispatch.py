@@ -170,7 +170,7 @@ async def test_new_leader_learns_what_waits_and_what_is_out(floor: Floor) -> Non
     await floor.dispatch()
     await floor.manager.leader.give_up()
     credit = floor.manager.credit
-    credit.recount({}, credit.by_queue())
+    credit.recount({}, credit.counted())
     floor.manager.dispatcher._lanes.clear()
     await floor.manager.leader.step()
     assert credit.released("default") == 5

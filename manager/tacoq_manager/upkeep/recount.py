@@ -22,7 +22,7 @@ class Recount:
 
     async def step(self) -> int:
         """Do both; return how many lanes there are."""
-        before = self._credit.by_queue()
+        before = self._credit.counted()
         self._credit.recount(await store.in_flight(self._connection), before)
         lanes = await store.lanes(self._connection)
         self._on_lanes(lanes)
