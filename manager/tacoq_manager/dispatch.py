@@ -100,13 +100,13 @@ class Dispatcher:
             return 0
         await self._declare(queue)
         was_idle = self._credit.released(queue) < self._sessions.slots(queue)
-        claimed = await self._claim(queue, takes)
+        most = min(max(take.most for take in takes), CLAIM_TASKS)
+        claimed = await self._claim(queue, takes, most)
         taken = dict.fromkeys(marks, 0)
         for item in claimed:
             taken[item.lane] += 1
-        most = sum(take.most for take in takes)
         for take in takes:
-            if taken[take.lane] < take.most and len(claimed) < min(most, CLAIM_TASKS):
+            if taken[take.lane] < take.most and len(claimed) < most:  # at the limit, others may have gone before
                 self._lanes.drained(take.lane, marks[take.lane])
         if claimed:
             self._credit.release(queue, len(claimed))
@@ -125,7 +125,7 @@ class Dispatcher:
                 takes.append(Take(lane, min(most, CLAIM_TASKS)))
         return takes
 
-    async def _claim(self, queue: str, takes: Sequence[Take]) -> list[Claimed]:
+    async def _claim(self, queue: str, takes: Sequence[Take], most: int) -> list[Claimed]:
         assert self._leader.epoch is not None
         began = time.perf_counter()
         claimed = await store.claim(
@@ -134,7 +134,7 @@ class Dispatcher:
             holder=self._leader.holder,
             queue=queue,
             takes=takes,
-            most=min(max(take.most for take in takes), CLAIM_TASKS),
+            most=most,
         )
         self._metrics.claimed(len(claimed), time.perf_counter() - began)
         return claimed

@@ -45,6 +45,16 @@ async def test_priority_counts_over_kinds_too(floor: Floor) -> None:
     assert await floor.state(low) == "pending"
 
 
+async def test_kind_that_found_no_free_slot_is_not_forgotten(floor: Floor) -> None:
+    await floor.accept(4, kind="a")
+    await floor.accept(4, kind="b")
+    floor.join("a", "b", slots=4)
+    assert await floor.dispatch() == 4
+    await floor.report(*[Completed(release.task_id, 1, NOW, 1.0, b"1") for release in floor.releases])
+    assert await floor.dispatch() == 4
+    assert [release.kind for release in floor.releases] == ["a"] * 4 + ["b"] * 4
+
+
 async def test_kind_waits_until_every_live_session_knows_it(floor: Floor) -> None:
     floor.join("other")
     await floor.accept()
