@@ -88,12 +88,13 @@ class Dispatcher:
         """Claim and publish once for every queue that has lanes and credit; return how many tasks were released."""
         released = 0
         for queue in self._lanes.queues():
-            if self._leader.epoch is None or self._broker.state is not LinkState.OPEN:
+            epoch = self._leader.epoch
+            if epoch is None or self._broker.state is not LinkState.OPEN:
                 return 0
-            released += await self._dispatch(queue)
+            released += await self._dispatch(queue, epoch)
         return released
 
-    async def _dispatch(self, queue: str) -> int:
+    async def _dispatch(self, queue: str, epoch: int) -> int:
         marks = self._lanes.of(queue)
         takes = self._takes(queue, marks)
         if not takes:
@@ -101,7 +102,7 @@ class Dispatcher:
         await self._declare(queue)
         was_idle = self._credit.released(queue) < self._sessions.slots(queue)
         most = min(max(take.most for take in takes), CLAIM_TASKS)
-        claimed = await self._claim(queue, takes, most)
+        claimed = await self._claim(queue, takes, most, epoch)
         taken = dict.fromkeys(marks, 0)
         for item in claimed:
             taken[item.lane] += 1
@@ -125,12 +126,11 @@ class Dispatcher:
                 takes.append(Take(lane, min(most, CLAIM_TASKS)))
         return takes
 
-    async def _claim(self, queue: str, takes: Sequence[Take], most: int) -> list[Claimed]:
-        assert self._leader.epoch is not None
+    async def _claim(self, queue: str, takes: Sequence[Take], most: int, epoch: int) -> list[Claimed]:
         began = time.perf_counter()
         claimed = await store.claim(
             self._database.claim,
-            epoch=self._leader.epoch,
+            epoch=epoch,
             holder=self._leader.holder,
             queue=queue,
             takes=takes,

@@ -10,7 +10,7 @@ import pytest
 from tacoq_manager.credit import MOST_PER_MESSAGE, MOST_PER_SLOT, MOST_PER_UNKNOWN
 from tacoq_manager.store import leader
 from tacoq_manager.transitions import lose
-from tacoq_protocol.broker import LinkState
+from tacoq_protocol.broker import Declared, LinkState
 from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed
 from tacoq_protocol.messages import Completed, KindSpec
 from tests.stages.floor import Floor
@@ -151,6 +151,23 @@ async def test_manager_that_lost_its_lead_claims_nothing(floor: Floor) -> None:
     await floor.connection.execute("UPDATE leader SET expires_at = now()")
     assert await leader.take(floor.manager.database.upkeep, uuid4()) == 2
     assert floor.manager.leader.epoch == 1
+    assert await floor.dispatch() == 0
+    assert await floor.state(task_id) == "pending"
+
+
+async def test_lead_that_runs_out_while_a_queue_is_declared_is_no_fault(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare = floor.manager.broker.declare
+
+    async def slowly(things: Declared) -> None:
+        await declare(things)
+        await floor.connection.execute("UPDATE leader SET expires_at = now()")
+        floor.manager.leader._until = 0.0
+
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    monkeypatch.setattr(floor.manager.broker, "declare", slowly)
     assert await floor.dispatch() == 0
     assert await floor.state(task_id) == "pending"
 
