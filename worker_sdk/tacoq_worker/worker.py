@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, Literal, Never, ParamSpec, Protocol, TypeVar, overload
 
 from tacoq_protocol.durations import Duration
@@ -30,20 +30,20 @@ class TaskDecorator(Protocol):
     Elsewhere the types of `.task` keep it, though at run time it is left out wherever it stands.
     """
 
-    # The first that fits is taken; mypy fears functions of two Contexts, or that return what can be awaited.
+    # The first that fits is taken; mypy fears functions of two Contexts, or that return a coroutine.
 
     @overload
     def __call__(
-        self, function: Callable[[A, Context], Awaitable[R]], /
-    ) -> Handler[[A, Context], [A], Awaitable[R], R]: ...
+        self, function: Callable[[A, Context], Coroutine[Any, Any, R]], /
+    ) -> Handler[[A, Context], [A], Coroutine[Any, Any, R], R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Context, P], Awaitable[R]], /
-    ) -> Handler[Concatenate[Context, P], P, Awaitable[R], R]: ...
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> Handler[Concatenate[Context, P], P, Coroutine[Any, Any, R], R]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Awaitable[R]], /
-    ) -> Handler[P, P, Awaitable[R], R]: ...
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Handler[P, P, Coroutine[Any, Any, R], R]: ...
     @overload
     def __call__(self, function: Callable[[A, Context], R], /) -> Handler[[A, Context], [A], R, R]: ...
     @overload
@@ -84,16 +84,16 @@ class Worker:
 
     @overload
     def task(
-        self, function: Callable[[A, Context], Awaitable[R]], /
-    ) -> Handler[[A, Context], [A], Awaitable[R], R]: ...
+        self, function: Callable[[A, Context], Coroutine[Any, Any, R]], /
+    ) -> Handler[[A, Context], [A], Coroutine[Any, Any, R], R]: ...
     @overload
     def task(  # type: ignore[overload-overlap]
-        self, function: Callable[Concatenate[Context, P], Awaitable[R]], /
-    ) -> Handler[Concatenate[Context, P], P, Awaitable[R], R]: ...
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> Handler[Concatenate[Context, P], P, Coroutine[Any, Any, R], R]: ...
     @overload
     def task(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Awaitable[R]], /
-    ) -> Handler[P, P, Awaitable[R], R]: ...
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Handler[P, P, Coroutine[Any, Any, R], R]: ...
     @overload
     def task(self, function: Callable[[A, Context], R], /) -> Handler[[A, Context], [A], R, R]: ...
     @overload
