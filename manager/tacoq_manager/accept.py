@@ -24,7 +24,7 @@ from tacoq_manager.sessions import Sessions
 from tacoq_manager.store import accept as store
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
-from tacoq_protocol.errors import InvalidTask, TaskConflict
+from tacoq_protocol.errors import InvalidTask, TacoqError, TaskConflict
 from tacoq_protocol.http import MAX_PAYLOAD_BYTES, Accepted, NewTask
 from tacoq_protocol.ids import id_problem
 from tacoq_protocol.states import TaskState
@@ -129,7 +129,7 @@ class Accepter:
                         if isinstance(error, asyncio.CancelledError)
                         else error
                     )
-            if not isinstance(error, (DatabaseUnavailable, asyncpg.PostgresError)):
+            if not isinstance(error, (TacoqError, asyncpg.PostgresError)):
                 raise
         return len(group)
 
@@ -181,7 +181,8 @@ class Accepter:
         try:
             await self._commit([request])
         except InvalidTask as error:
-            request.answer.set_exception(error)
+            if not request.answer.done():  # its caller may be gone
+                request.answer.set_exception(error)
 
     async def _without_conflicts(self, group: list[_Request], clashing: frozenset[UUID]) -> None:
         rest = []

@@ -136,6 +136,21 @@ async def test_value_that_postgres_refuses_is_refused_alone(door: Door, database
     assert await stored(database) == 2
 
 
+async def test_value_that_postgres_refuses_is_refused_when_nobody_shares_its_commit(door: Door) -> None:
+    (answer,) = await door.answers([task(tracestate="a\0b")])
+    assert isinstance(answer, InvalidTask)
+    assert await door.accept(task())
+
+
+async def test_caller_that_is_gone_when_its_task_is_refused_disturbs_nobody(door: Door) -> None:
+    other, gone = (asyncio.ensure_future(door.accepter.accept([asked])) for asked in (task(), task(tracestate="a\0b")))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    await door.accepter.step()
+    assert len(await other) == 1
+
+
 async def test_other_trace_is_the_same_task(door: Door) -> None:
     first = task(traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
     await door.accept(first)
