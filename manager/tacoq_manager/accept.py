@@ -222,11 +222,20 @@ def _problem(task: NewTask, payload: bytes, now: datetime) -> str | None:
         return f"task {task.id} has a delay and a run_at: give one of them"
     if task.expires_in is not None and task.expires_at is not None:
         return f"task {task.id} has expires_in and expires_at: give one of them"
+    if not (_has_utc(task.run_at) and _has_utc(task.expires_at)):
+        return f"task {task.id} has a run_at or expires_at that is outside the years 1 to 9999 in UTC"
     due = task.run_at or now + timedelta(seconds=task.delay or 0.0)
     deadline = task.expires_at or (None if task.expires_in is None else now + timedelta(seconds=task.expires_in))
     if deadline is not None and task.run_at is not None and deadline <= due:
         return f"task {task.id} would expire before it is due: its deadline is {deadline}, its run_at {due}"
     return id_problem(task.id, now)
+
+
+def _has_utc(moment: datetime | None) -> bool:
+    try:
+        return moment is None or moment.astimezone(UTC) is not None
+    except OverflowError:
+        return False
 
 
 def fingerprint(task: NewTask, payload: bytes) -> bytes:

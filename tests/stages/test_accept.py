@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -169,6 +169,8 @@ NOW = datetime.now(UTC)
         (task(payload=b'"' + b"x" * MAX_PAYLOAD_BYTES + b'"'), "the limit is 1,048,576"),
         (task(delay=1.0, run_at=NOW), "delay and a run_at"),
         (task(expires_in=1.0, expires_at=NOW), "expires_in and expires_at"),
+        (task(run_at=datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))), "outside the years"),
+        (task(expires_at=datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))), "outside the years"),
         (task(run_at=NOW + timedelta(hours=2), expires_at=NOW + timedelta(hours=1)), "before it is due"),
     ],
 )
