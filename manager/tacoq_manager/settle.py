@@ -189,18 +189,22 @@ class Settler:
     async def apply(self, transitions: Sequence[Transition]) -> list[Applied]:
         """Apply and tell `on_settled`; committed when it returns. Raises DatabaseUnavailable.
 
-        When Postgres refuses a value the batch is halved until the offending report stands alone; its task fails.
+        When Postgres, or its driver, refuses a value the batch is halved until the offending report stands alone; its
+        task fails.
         """
         began = time.perf_counter()
         try:
             applied = await store.apply(self._connection, transitions)
-        except asyncpg.PostgresError as error:
+        except (asyncpg.PostgresError, ValueError) as error:
             if len(transitions) > 1:
                 middle = len(transitions) // 2
                 return await self.apply(transitions[:middle]) + await self.apply(transitions[middle:])
             (refused,) = transitions
-            if refused.release is None or refused.session is None or refused.move == "refuse":
+            if refused.release is None or refused.session is None:
                 raise
+            if refused.move == "refuse":  # not even its fence: no task can have it
+                log.error("a report is dropped", extra={"task_id": refused.task_id, "error": str(error)})
+                return []
             log.error("Postgres refuses a report", extra={"task_id": refused.task_id, "error": str(error)})
             fence = Fence(refused.task_id, refused.release)
             return await self.apply([moves.refuse(fence, refused.session, str(error).replace("\0", ""))])

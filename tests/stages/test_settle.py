@@ -10,6 +10,7 @@ import pytest
 from tacoq_manager.settle import RETRY_SECONDS
 from tacoq_manager.store import settle as store
 from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_manager.transitions import complete
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import Completed, Expired, Failed, Report, Returned, ReturnReason, Snoozed, Started
 from tests.stages.floor import Floor
@@ -88,6 +89,31 @@ async def test_value_that_postgres_refuses_fails_its_own_task_only(released: Flo
     assert [await released.state(r.task_id) for r in (one, two, three)] == ["completed", "failed", "completed"]
     rows = await released.connection.fetch("SELECT error FROM task_history WHERE id = $1", two.task_id)
     assert "ReportRefused" in rows[0]["error"]
+
+
+async def test_release_that_no_column_holds_is_dropped_and_disturbs_nobody(released: Floor) -> None:
+    one, two, _ = released.releases
+    await released.report(Completed(one.task_id, 2**40, NOW, 0.1, b"5"), Completed(two.task_id, 1, NOW, 0.1, b"5"))
+    assert [await released.state(r.task_id) for r in (one, two)] == ["queued", "completed"]
+
+
+@pytest.mark.parametrize("state", ["25006", "53100", "40P01", "58030"])
+async def test_report_is_not_refused_for_a_trouble_of_the_server(released: Floor, state: str) -> None:
+    """Read only, disk full, a deadlock again and again, files that cannot be written: the report is not at fault."""
+    await released.connection.execute(
+        f"""CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = '{state}'; END $$"""
+    )
+    await released.connection.execute(
+        "CREATE TRIGGER trouble BEFORE DELETE ON tasks FOR EACH ROW EXECUTE FUNCTION trouble()"
+    )
+    one = released.releases[0]
+    report = Completed(one.task_id, 1, NOW, 0.1, b"5")
+    with pytest.raises(DatabaseUnavailable, match="trouble"):
+        await released.manager.settler.apply([complete(report, released.session)])
+    await released.connection.execute("DROP TRIGGER trouble ON tasks")
+    await released.report(report)
+    assert await released.state(one.task_id) == "completed"
 
 
 async def test_reports_wait_for_postgres_unacked(released: Floor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,10 @@ LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shutdown, terminated by an administrator
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    # Of the server, and not of the data that it was given:
+    asyncpg.InsufficientResourcesError,  # no connection left, disk full, out of memory
+    asyncpg.PostgresSystemError,  # it cannot read or write its files
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, or a primary that was told to take nothing
 )
 
 CONNECT_SECONDS = 5.0
@@ -44,7 +47,7 @@ STATEMENT_SECONDS = 30.0
 
 
 class DatabaseUnavailable(TacoqError):
-    """Postgres is not reachable, or the connection broke inside a statement: it may or may not have committed."""
+    """Postgres is not reachable or takes nothing, or the connection broke inside a statement: it may have committed."""
 
 
 class HotConnection:
@@ -65,8 +68,8 @@ class HotConnection:
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Run one statement in its own transaction and return its rows; committed when it returns.
 
-        Raises DatabaseUnavailable when Postgres is away, or when the connection broke (then it may have committed);
-        errors of the data are asyncpg's.
+        Raises DatabaseUnavailable when Postgres is away or takes nothing, or when the connection broke (then it may
+        have committed); errors of the data are asyncpg's.
         """
         async with self._turn:
             for attempt in range(1, _TRIES + 1):
@@ -76,9 +79,9 @@ class HotConnection:
                         statement, *arguments, timeout=STATEMENT_SECONDS
                     )
                     return rows
-                except _RETRIED:
+                except _RETRIED as error:
                     if attempt == _TRIES:
-                        raise
+                        raise DatabaseUnavailable(f"given up after {_TRIES} tries: {_text(error)}") from error
                     log.info("statement retried", extra={"connection": self._name, "attempt": attempt})
                 except ValueError:
                     raise  # asyncpg's error for an argument of the wrong type is an InterfaceError, too
