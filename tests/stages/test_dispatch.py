@@ -8,7 +8,8 @@ from uuid import uuid4
 import pytest
 
 from tacoq_manager.credit import MOST_PER_MESSAGE, MOST_PER_SLOT, MOST_PER_UNKNOWN
-from tacoq_manager.store import leader
+from tacoq_manager.store import leader as store
+from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_manager.transitions import lose
 from tacoq_protocol.broker import Declared, LinkState
 from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed
@@ -149,7 +150,7 @@ async def test_manager_that_lost_its_lead_claims_nothing(floor: Floor) -> None:
     floor.join("k")
     (task_id,) = await floor.accept()
     await floor.connection.execute("UPDATE leader SET expires_at = now()")
-    assert await leader.take(floor.manager.database.upkeep, uuid4()) == 2
+    assert await store.take(floor.manager.database.upkeep, uuid4()) == 2
     assert floor.manager.leader.epoch == 1
     assert await floor.dispatch() == 0
     assert await floor.state(task_id) == "pending"
@@ -189,6 +190,27 @@ async def test_due_tasks_become_pending_in_one_step(floor: Floor) -> None:
     assert await floor.manager.schedule._step() == 3
     await floor.dispatch()
     assert [release.task_id for release in floor.releases] == ids
+
+
+async def test_lead_is_not_held_by_who_could_not_learn_what_is_out(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recount = floor.manager.recount.step
+
+    async def away() -> int:
+        raise DatabaseUnavailable("away")
+
+    leader = floor.manager.leader
+    await leader.give_up()
+    monkeypatch.setattr(floor.manager.recount, "step", away)
+    with pytest.raises(DatabaseUnavailable):
+        await leader.step()
+    monkeypatch.setattr(floor.manager.recount, "step", recount)
+    await leader.step()
+    assert leader.epoch is None
+    await floor.connection.execute("UPDATE leader SET expires_at = now()")  # it runs out
+    await leader.step()
+    assert leader.epoch == 3
 
 
 async def test_new_leader_learns_what_waits_and_what_is_out(floor: Floor) -> None:

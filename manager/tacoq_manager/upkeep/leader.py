@@ -55,8 +55,8 @@ class Leader:
         epoch = await store.take(self._connection, self.holder)
         if epoch is None:
             return 0
+        await self._on_taken()  # before anybody sees that we lead; when it fails the lead runs out and is taken anew
         self._epoch = epoch
-        await self._on_taken()  # before anybody sees that we lead
         self._until = began + store.LEASE_SECONDS
         log.info("leadership taken", extra={"epoch": epoch})
         return 1
