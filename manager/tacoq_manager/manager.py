@@ -168,7 +168,7 @@ class Manager:
             await self._reports.stop()
             with suppress(TimeoutError):
                 async with asyncio.timeout(5):
-                    await self.settler.idle()
+                    await self.settler.caught_up()
         for stage in self._stages:
             stage.cancel()
         await asyncio.gather(*self._stages, *self._errands, return_exceptions=True)

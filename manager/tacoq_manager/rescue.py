@@ -109,7 +109,7 @@ class Rescuer:
         # A report confirmed before the inventory was taken is in the queue or in the settler: let it be applied first.
         if suspects and await self._broker.message_count(self._topology.reports_queue.name):
             return []
-        await self._settler.idle()
+        await self._settler.caught_up()
         return suspects
 
     async def _free(self, lost: Iterable[Doubtful], detail: str) -> int:

@@ -76,18 +76,22 @@ class Settler:
         self._on_redelivered = on_redelivered
         self._arrived: deque[Delivery] = deque()
         self._changed = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._came = 0  # deliveries so far
+        self._done = 0  # of these, those that are settled
+        self._progress = asyncio.Event()
 
     def on_delivery(self, delivery: Delivery) -> None:
         """A message of reports arrived."""
         self._arrived.append(delivery)
-        self._idle.clear()
+        self._came += 1
         self._changed.set()
 
-    async def idle(self) -> None:
-        """Return when every report that has arrived is settled."""
-        await self._idle.wait()
+    async def caught_up(self) -> None:
+        """Return when every report that has arrived by now is settled, whatever arrives meanwhile."""
+        came = self._came
+        while self._done < came:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def run(self) -> None:
         """Settle batch after batch, for ever; while Postgres is away the batch waits."""
@@ -97,7 +101,9 @@ class Settler:
 
     async def step(self) -> int:
         """Settle what has arrived, in one transaction, and ack it; return how many reports there were."""
+        waiting = len(self._arrived)
         deliveries, reports = self._take()
+        taken = waiting - len(self._arrived)
         transitions = self._transitions(reports)
         if transitions:
             await self._apply_until_done(transitions)
@@ -105,7 +111,8 @@ class Settler:
             deliveries[-1].ack(multiple=True)
         if not self._arrived:
             self._changed.clear()
-            self._idle.set()
+        self._done += taken
+        self._progress.set()
         return len(transitions)
 
     def _take(self) -> tuple[list[Delivery], list[Reports]]:

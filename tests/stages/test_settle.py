@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
@@ -11,11 +12,35 @@ from tacoq_manager.settle import RETRY_SECONDS
 from tacoq_manager.store import settle as store
 from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_manager.transitions import complete
+from tacoq_protocol import codec
 from tacoq_protocol.http import ErrorInfo
-from tacoq_protocol.messages import Completed, Expired, Failed, Report, Returned, ReturnReason, Snoozed, Started
+from tacoq_protocol.messages import (
+    Completed,
+    Expired,
+    Failed,
+    Report,
+    Reports,
+    Returned,
+    ReturnReason,
+    Snoozed,
+    Started,
+)
 from tests.stages.floor import Floor
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Reported:
+    """A delivery of reports."""
+
+    body: bytes
+    format: str = codec.REPORTS.name
+    redelivered: bool = False
+
+    def ack(self, *, multiple: bool = False) -> None: ...
+
+    def reject(self) -> None: ...
 
 
 @pytest.fixture
@@ -153,6 +178,27 @@ async def test_commit_whose_answer_was_lost_is_applied_again_and_stale(
     one = released.releases[0]
     await released.report(Completed(one.task_id, 1, NOW, 0.1, b"5"))
     assert (tries, await released.state(one.task_id)) == (2, "completed")
+
+
+async def test_catching_up_does_not_wait_for_what_arrives_meanwhile(
+    released: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rescue that waits for reports must not wait for a lull."""
+    settler, one = released.manager.settler, released.releases[0]
+    apply = store.apply
+    report = codec.encode(Reports(released.session, "default", [Completed(one.task_id, 1, NOW, 0.1, b"5")]))
+
+    async def while_more_arrives(*arguments: object) -> list[store.Applied]:
+        settler.on_delivery(Reported(report))
+        return await apply(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tacoq_manager.settle.store.apply", while_more_arrives)
+    settler.on_delivery(Reported(report))
+    settling = asyncio.create_task(settler.run())
+    async with asyncio.timeout(5):
+        await settler.caught_up()
+    settling.cancel()
+    assert await released.state(one.task_id) == "completed"
 
 
 async def test_deadline_seen_by_the_worker_expires_the_task(released: Floor) -> None:
