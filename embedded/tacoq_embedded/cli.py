@@ -22,6 +22,7 @@ def dev(target: str, *, reload: bool, host: str | None, port: int | None) -> Non
     """
     from tacoq_embedded import dev as running
     from tacoq_manager.settings import load_settings
+    from tacoq_worker.process import end_soon
     from tacoq_worker.settings import load_settings as load_worker_settings
 
     given = {"host": host, "port": port}
@@ -30,5 +31,6 @@ def dev(target: str, *, reload: bool, host: str | None, port: int | None) -> Non
     grace = load_worker_settings().shutdown_grace.total_seconds()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         handover = runner.run(running.run(target, settings, grace=grace, reload=reload))
-    if handover is not None:
-        running.execute_anew(handover)
+        if handover is not None:
+            running.execute_anew(handover)
+        end_soon()

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import psutil
+import pytest
 
 from scripts.probes import free_port
 from tacoq_publisher import Publisher, TaskState
@@ -166,6 +167,38 @@ def test_wrong_target_is_refused_before_anything_starts(tmp_path: Path) -> None:
         assert process.wait() == 1
         assert "there is no module 'nothing'" in process.log()
     assert not (tmp_path / ".tacoq").exists()
+
+
+@pytest.mark.parametrize("kind", ["deaf", "in_a_thread"])
+async def test_a_thread_that_does_not_stop_does_not_hold_up_the_end(kind: str, tmp_path: Path) -> None:
+    dev = Dev(tmp_path)
+    dev.write("""
+        import asyncio, time
+        from tacoq_worker import Worker
+
+        worker = Worker()
+
+        @worker.task
+        def deaf() -> None:
+            time.sleep(60)
+
+        @worker.task
+        async def in_a_thread() -> None:
+            await asyncio.to_thread(time.sleep, 60)
+    """)
+    with spawn(*dev.command(), cwd=tmp_path, env={"TACOQ_SHUTDOWN_GRACE": "100ms"}) as process:
+        ready(process)
+        async with Publisher(dev.url) as tacoq:
+            handle = await tacoq.publish(kind)
+
+            async def runs() -> bool:
+                return await handle.state() is TaskState.RUNNING
+
+            await eventually(runs)
+        started = started_by(process)
+        process.terminate()
+        assert process.wait() == 0
+        assert none_runs(started)
 
 
 async def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ def deaf() -> None:
     time.sleep(60)
 
 @worker.task
+async def in_a_thread() -> None:
+    await asyncio.to_thread(time.sleep, 60)
+
+@worker.task
 async def block(seconds: float) -> None:
     time.sleep(seconds)
 """
@@ -216,6 +220,19 @@ async def test_a_thread_that_does_not_stop_ends_with_its_process(
         assert lost.detail == "ended with exit code 3"
         assert process.wait() == 1
         assert not manager.outcomes(running)
+
+
+async def test_a_thread_that_a_handler_made_does_not_hold_up_the_end(
+    app: Path, broker_url: str, manager: FakeManager
+) -> None:
+    with tacoq_worker(app, broker_url, manager, grace="100ms") as process:
+        await manager.seen(Register)
+        running = make_release("in_a_thread")
+        await manager.publish(running)
+        await manager.until(lambda: manager.started(running))
+        process.terminate()
+        assert await manager.outcome(running) == Returned(running.task_id, 1, ReturnReason.SHUTDOWN)
+        assert process.wait(10) == 0
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ EXIT_NOT_LOADED = 2
 EXIT_LEFT_BEHIND = 3  # a thread did not stop, or the last reports were not confirmed
 EXIT_ORPHANED = 4
 SECONDS_AFTER_GRACE = 20.0  # to cancel, report and leave
+LAST_SECONDS = 2.0  # for what the application does at exit
 
 
 def main(target: str, session: str, fd: str) -> int:
@@ -55,9 +56,8 @@ def main(target: str, session: str, fd: str) -> int:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         left = runner.run(_run(worker, settings, UUID(session), supervisor, ending))
         if not left:
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(EXIT_LEFT_BEHIND)  # the interpreter would wait for the thread
+            _exit(EXIT_LEFT_BEHIND)  # the interpreter would wait for the thread
+        end_soon()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the interpreter's own end would put back the default
     return 0
 
@@ -90,6 +90,22 @@ class _Ending:
             os._exit(0)
         with contextlib.suppress(RuntimeError):  # the loop is closed already
             self.drain()
+
+
+def end_soon() -> None:
+    """All is handed back: end this process although threads that handlers started go on, however long they sleep.
+
+    The loop's end and the interpreter's would wait for them.
+    """
+    timer = threading.Timer(LAST_SECONDS, _exit, [0])
+    timer.daemon = True
+    timer.start()
+
+
+def _exit(code: int) -> None:
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _outlive_nobody(supervisor: socket.socket, ending: _Ending, grace: float) -> None:
