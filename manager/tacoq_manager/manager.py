@@ -49,6 +49,7 @@ from tacoq_manager.upkeep.recount import Recount
 from tacoq_manager.upkeep.schedule import Schedule
 from tacoq_manager.upkeep.timers import DueTimer
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared
+from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.http import Accepted, QueueView
 from tacoq_protocol.states import TaskState
 
@@ -273,7 +274,7 @@ class Manager:
     async def _free(self, session: UUID, queue: str, detail: str) -> None:
         try:
             await self.rescuer.session_lost(session, queue, detail)
-        except DatabaseUnavailable as error:  # the next step of the rescue finds them
+        except (DatabaseUnavailable, BrokerError) as error:  # the next step of the rescue finds them
             log.warning("a lost session's runs wait for the next rescue", extra={"error": str(error)})
 
     def _credit_left(self) -> dict[str, int]:

@@ -55,6 +55,7 @@ class Rescuer:
         self._settler = settler
         self._credit = credit
         self._redelivered: dict[Fence, float] = {}
+        self._absent: dict[UUID, float] = {}  # sessions that run something and are not live, since when
 
     def redelivered(self, fence: Fence) -> None:
         """A session took the message of `fence` off the broker without running it: its first holder may still
@@ -64,6 +65,8 @@ class Rescuer:
 
     async def session_lost(self, session: UUID, queue: str, detail: str) -> int:
         """Free at once what a lost session has reported to run; return how many."""
+        if not await self._reports_are_settled():
+            return 0  # what it reported at its end counts; the next step finds the rest
         return await self._free(await store.of_session(self._connection, session, queue), detail)
 
     async def take_back_all(self) -> int:
@@ -76,17 +79,25 @@ class Rescuer:
     async def step(self) -> int:
         """Look for releases that nobody works on and free them; return how many."""
         steady = self._sessions.steady_since
-        if self._leader.epoch is None or steady is None or time.monotonic() - steady < LEASE_SECONDS:
-            return 0  # who has not been heard since presence works again may still be there
+        if self._leader.epoch is None or steady is None:
+            self._absent.clear()
+            return 0
         if not self._credit.total():
             self._redelivered.clear()
             return 0
-        live = {session.session for session in self._sessions.live()}
+        asked = {session.session for session in self._sessions.live()}
+        doubtful = await store.doubtful(self._connection, asked, LEASE_SECONDS)
+        self._redelivered = _of_late(self._redelivered, {item.fence for item in doubtful})
+        live = {session.session for session in self._sessions.live()}  # with those that joined while Postgres was asked
+        gone = self._gone({item.session for item in doubtful if item.session is not None} - live)
+        if time.monotonic() - steady < LEASE_SECONDS:
+            return 0  # who has not been heard since presence works again may still be there
         listed = frozenset().union(*(session.running for session in self._sessions.live()))
-        doubtful = await store.doubtful(self._connection, live, LEASE_SECONDS)
         doubtful = [item for item in doubtful if item.fence not in listed]
-        orphans = [item for item in doubtful if item.session is not None and item.session not in live]
-        freed = await self._free(orphans, "its worker stopped sending heartbeats")
+        orphans = [item for item in doubtful if item.session in gone]
+        freed = 0
+        if orphans and await self._reports_are_settled():
+            freed = await self._free(orphans, "its worker stopped sending heartbeats")
         by_queue: dict[str, list[Doubtful]] = defaultdict(list)
         for item in doubtful:
             if item.session is None or item.session in live:
@@ -106,11 +117,30 @@ class Rescuer:
             return []
         held = frozenset().union(*inventory.values())
         suspects = [item for item in suspects if item.fence not in held]
-        # A report confirmed before the inventory was taken is in the queue or in the settler: let it be applied first.
-        if suspects and await self._broker.message_count(self._topology.reports_queue.name):
-            return []
+        return suspects if suspects and await self._reports_are_settled() else []
+
+    async def _reports_are_settled(self) -> bool:
+        """True when all that workers had confirmed before this call is applied.
+
+        Who was found not to hold a release, or to be lost, may have reported its outcome just before.
+        """
+        if await self._broker.message_count(self._topology.reports_queue.name):
+            return False
         await self._settler.caught_up()
-        return suspects
+        return True
+
+    def _gone(self, absent: set[UUID]) -> set[UUID]:
+        """Of these sessions, that run something and are not live, return those that will not be heard any more.
+
+        One that begins may report a start before its registration comes: it is given a lease.
+        """
+        now = time.monotonic()
+        self._absent = {session: self._absent.get(session, now) for session in absent}
+        return {
+            session
+            for session, since in self._absent.items()
+            if self._sessions.is_gone(session) or now - since >= LEASE_SECONDS
+        }
 
     async def _free(self, lost: Iterable[Doubtful], detail: str) -> int:
         transitions = [
@@ -139,3 +169,9 @@ class Rescuer:
             )
             self._redelivered.pop(Fence(move.transition.task_id, move.transition.release or 0), None)
         return len(applied)
+
+
+def _of_late(redelivered: dict[Fence, float], doubtful: set[Fence]) -> dict[Fence, float]:
+    """Drop what is older than a lease and not doubtful: its release has ended."""
+    now = time.monotonic()
+    return {fence: at for fence, at in redelivered.items() if fence in doubtful or now - at < LEASE_SECONDS}

@@ -185,6 +185,10 @@ class Sessions:
     def is_live(self, session: UUID) -> bool:
         return session in self._live
 
+    def is_gone(self, session: UUID) -> bool:
+        """True when it was heard, or heard of, and is not live any more."""
+        return session in self._silent or session in self._ended
+
     def queues(self) -> set[str]:
         """Queues that a live session serves."""
         return {state.queue for state in self._live.values()}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from tacoq_manager.sessions import LEASE_SECONDS
-from tacoq_protocol.messages import Completed, Fence, Heartbeat, Started
+from tacoq_manager.store import rescue as store
+from tacoq_protocol import codec
+from tacoq_protocol.broker import Outgoing
+from tacoq_protocol.messages import Completed, Fence, Heartbeat, Reports, Started
 from tests.stages.floor import Floor
+from tests.support.eventually import eventually
 
 
 class Scene:
@@ -46,6 +51,14 @@ class Scene:
 
     async def start(self) -> None:
         await self.floor.report(Started(self.task_id, 1, datetime(2026, 1, 1, tzinfo=UTC)))
+
+    async def completed(self) -> None:
+        """The session's report of a completion is on its way."""
+        report = Completed(self.task_id, 1, datetime(2026, 1, 1, tzinfo=UTC), 1.0, b"1")
+        topology = self.floor.manager.topology
+        body = codec.encode(Reports(self.floor.session, "default", [report]))
+        message = Outgoing(topology.reports.name, topology.reports_queue.name, codec.REPORTS.name, body)
+        await self.floor.worker.publish([message], seconds=5)
 
     async def state_after_step(self) -> str:
         await self.floor.manager.rescuer.step()
@@ -129,16 +142,48 @@ async def test_report_under_way_is_waited_for(scene: Scene) -> None:
     await floor.manager.broker.stop()  # reports stay in their queue
     await floor.manager.broker.start()
     await floor.manager.broker.wait_open(5)
-    from tacoq_protocol import codec
-    from tacoq_protocol.broker import Outgoing
-    from tacoq_protocol.messages import Reports
+    await scene.completed()
+    assert await scene.state_after_step() == "running"
 
-    report = Completed(scene.task_id, 1, datetime(2026, 1, 1, tzinfo=UTC), 1.0, b"1")
-    topology = floor.manager.topology
-    body = codec.encode(Reports(floor.session, "default", [report]))
-    await floor.worker.publish(
-        [Outgoing(topology.reports.name, topology.reports_queue.name, codec.REPORTS.name, body)], seconds=5
-    )
+
+async def test_outcome_that_a_lost_session_has_reported_counts(scene: Scene) -> None:
+    """Even when its loss would have been the last attempt."""
+    floor = scene.floor
+    await floor.connection.execute("UPDATE tasks SET max_attempts = 1")
+    await scene.start()
+    await scene.completed()
+    await eventually(lambda: bool(floor.manager.settler._arrived))
+    freeing = asyncio.create_task(floor.manager.rescuer.session_lost(floor.session, "default", "signal 9"))
+    await asyncio.sleep(0)
+    await floor.manager.settler.step()
+    assert await freeing == 0
+    assert await floor.state(scene.task_id) == "completed"
+
+
+async def test_run_of_a_session_that_was_not_heard_yet_is_left_for_a_lease(scene: Scene) -> None:
+    """It took a message that was there before it, and its registration is still to come."""
+    floor, begun = scene.floor, uuid4()
+    report = Started(scene.task_id, 1, datetime.now(UTC))
+    await floor.send(codec.encode(Reports(begun, "default", [report])))
+    assert await scene.state_after_step() == "running"
+    floor.manager.rescuer._absent[begun] -= LEASE_SECONDS
+    assert await scene.state_after_step() == "pending"
+
+
+async def test_run_of_a_session_that_joins_while_postgres_is_asked_is_left(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floor, begun = scene.floor, uuid4()
+    floor.manager.rescuer._absent[begun] = time.monotonic() - LEASE_SECONDS
+    doubtful = store.doubtful
+
+    async def meanwhile(*arguments: Any) -> list[store.Doubtful]:
+        await floor.send(codec.encode(Reports(begun, "default", [Started(scene.task_id, 1, datetime.now(UTC))])))
+        floor.join("k", session=begun)
+        return await doubtful(*arguments)
+
+    monkeypatch.setattr("tacoq_manager.rescue.store.doubtful", meanwhile)
+    scene.held = {begun: frozenset({Fence(scene.task_id, 1)})}
     assert await scene.state_after_step() == "running"
 
 
