@@ -14,7 +14,7 @@ class TaskCall(Generic[R_co]):
     """One call of a handler, ready to publish.
 
     `payload` is JSON; `decode` turns the result's JSON into the handler's return type and raises pydantic's
-    ValidationError when it does not fit.
+    ValidationError (msgspec's, for a struct) when it does not fit.
     """
 
     kind: str

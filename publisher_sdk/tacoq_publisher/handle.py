@@ -89,7 +89,7 @@ class TaskHandle(Generic[R]):
         """Return the handler's return value as soon as it is there; once it is, it is kept.
 
         Raises what `wait` raises; TaskFailed, TaskCancelled or TaskExpired when the task ended so; pydantic's
-        ValidationError when the result does not fit the type the caller expects.
+        ValidationError (msgspec's, for a struct) when the result does not fit the type the caller expects.
         """
         view = await self.wait(timeout)
         if view.state is TaskState.COMPLETED:

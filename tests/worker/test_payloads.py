@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import msgspec
 import pytest
-from pydantic import BaseModel, Field
-from typing_extensions import TypedDict as PydanticTypedDict
+from pydantic import BaseModel, Field, ValidationError
+from typing_extensions import TypedDict
 
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_worker import Context, Worker
@@ -32,7 +32,7 @@ class Point:
     y: int
 
 
-class Pair(PydanticTypedDict):
+class Pair(TypedDict):
     left: int
     right: int
 
@@ -207,6 +207,14 @@ def test_results_of_another_type_are_refused(function: Any, value: object) -> No
         handler(function).arguments.encode_result(value)
 
 
+@pytest.mark.parametrize(
+    ("function", "error"), [(returns_mail, ValidationError), (returns_struct, msgspec.ValidationError)]
+)
+def test_a_result_that_the_caller_cannot_read_is_the_error_of_its_type(function: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        handler(function).task().decode(b'"no object"')
+
+
 def test_a_result_over_the_limit_is_refused() -> None:
     with pytest.raises(InvalidResult, match=r"1,048,577 bytes .* at most 1,048,576"):
         handler(untyped).arguments.encode_result("x" * (1024 * 1024 - 1))
@@ -221,10 +229,6 @@ def test_schemas_say_what_the_payload_must_be() -> None:
     assert "Address" in optional["$defs"]
     assert json.loads(handler(returns_int).spec.result_schema) == {"type": "integer"}
     assert json.loads(handler(struct).spec.payload_schema)["$ref"] == "#/$defs/Wire"
-
-
-class NotPydantic(TypedDict):
-    x: int
 
 
 def star(*numbers: int) -> None: ...

@@ -43,10 +43,12 @@ class InvalidResult(Exception):
 
 
 class Codec(Protocol):
-    """JSON ↔ one Python type."""
+    """JSON ↔ one Python type. `read` raises the validating library's own ValidationError."""
+
+    read: Callable[[bytes], Any]
 
     def decode(self, payload: bytes) -> Any:
-        """Raises InvalidPayload."""
+        """Like `read`, but raises InvalidPayload."""
 
     def encode(self, value: object, *, strict: bool) -> bytes:
         """Raises InvalidResult when it is no JSON, and if `strict` when it is not of the type."""
@@ -60,12 +62,12 @@ class PydanticCodec:
     def __init__(self, hint: Any) -> None:
         self._adapter: TypeAdapter[Any] = TypeAdapter(hint)
         # The adapter's own methods cost more than the work they wrap.
-        self._validate = self._adapter.validator.validate_json
+        self.read: Callable[[bytes], Any] = self._adapter.validator.validate_json
         self._serialize = self._adapter.serializer.to_json
 
     def decode(self, payload: bytes) -> Any:
         try:
-            return self._validate(payload)
+            return self.read(payload)
         except ValidationError as error:
             raise InvalidPayload(_places(error)) from None
 
@@ -87,11 +89,11 @@ class StructCodec:
 
     def __init__(self, hint: Any) -> None:
         self._hint = hint
-        self._decoder = msgspec.json.Decoder(hint)
+        self.read: Callable[[bytes], Any] = msgspec.json.Decoder(hint).decode
 
     def decode(self, payload: bytes) -> Any:
         try:
-            return self._decoder.decode(payload)
+            return self.read(payload)
         except (
             msgspec.DecodeError,
             UnicodeDecodeError,
@@ -177,10 +179,8 @@ class Arguments:
         return result
 
     def decode_result(self, result: bytes) -> Any:
-        """Turn a result's JSON into the return type. Raises pydantic's ValidationError (structs: InvalidPayload)."""
-        if isinstance(self._result, PydanticCodec):
-            return self._result._validate(result)  # noqa: SLF001 (the caller wants pydantic's own error)
-        return self._result.decode(result)
+        """Turn a result's JSON into the return type. Raises pydantic's ValidationError, for structs msgspec's."""
+        return self._result.read(result)
 
     def payload_schema(self) -> bytes:
         """JSON Schema of the payload."""
