@@ -154,7 +154,7 @@ async def test_outcome_that_a_lost_session_has_reported_counts(scene: Scene) -> 
     await scene.completed()
     await eventually(lambda: bool(floor.manager.settler._arrived))
     freeing = asyncio.create_task(floor.manager.rescuer.session_lost(floor.session, "default", "signal 9"))
-    await asyncio.sleep(0)
+    await asyncio.wait([freeing], timeout=0.2)  # long enough, did it not wait for the report
     await floor.manager.settler.step()
     assert await freeing == 0
     assert await floor.state(scene.task_id) == "completed"
