@@ -11,7 +11,7 @@ from tacoq_protocol.errors import ConfigurationError
 class PublisherSettings(BaseSettings):
     """Where the manager is and how to prove who asks."""
 
-    model_config = SettingsConfigDict(env_prefix="TACOQ_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TACOQ_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     manager_url: str = "http://127.0.0.1:3000"
     api_key: SecretStr | None = None
@@ -38,7 +38,7 @@ def load_settings(url: str | None = None, api_key: str | None = None) -> Publish
     """
     given = {name: value for name, value in (("manager_url", url), ("api_key", api_key)) if value is not None}
     try:
-        return PublisherSettings.model_validate(PublisherSettings(**given))  # type: ignore[arg-type]
+        return PublisherSettings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = str(first["loc"][0])

@@ -6,7 +6,7 @@ import pytest
 
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_publisher import Publisher
-from tacoq_publisher.settings import load_settings
+from tacoq_publisher.settings import PublisherSettings, load_settings
 
 
 def test_without_anything_the_manager_is_at_home() -> None:
@@ -40,9 +40,10 @@ def test_an_api_key_that_no_header_can_carry_is_an_error_and_not_shown() -> None
     assert "geheim" not in str(caught.value)
 
 
-def test_an_empty_api_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_empty_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TACOQ_API_KEY", "")
-    assert load_settings().api_key is None
+    monkeypatch.setenv("TACOQ_MANAGER_URL", "")
+    assert load_settings() == PublisherSettings(manager_url="http://127.0.0.1:3000", api_key=None)
 
 
 @pytest.mark.parametrize("option", ["retry_for", "request_timeout"])
