@@ -150,6 +150,15 @@ def test_closing_ends_waits_of_other_threads(manager: ScriptedManager) -> None:
                 wait.result()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also when the suite runs in the background, where a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_wait_and_drops_it(manager: ScriptedManager, publisher: SyncPublisher) -> None:
     manager.finish_at_once = False
     handle = publisher.publish("add")
