@@ -21,10 +21,12 @@ from tacoq_protocol.messages import (
     Failed,
     Heartbeat,
     Leave,
+    Outcome,
     Returned,
     ReturnReason,
 )
-from tacoq_worker import Context, Worker
+from tacoq_worker import Context, Worker, slots
+from tacoq_worker.execute import Run
 from tacoq_worker.session import Session
 from tacoq_worker.settings import Pace
 from tests.worker.handlers import in_processes
@@ -252,6 +254,31 @@ async def test_after_the_grace_time_what_runs_is_cancelled_and_handed_back(
         assert await session.drain(0.05)
         assert await manager.outcome(release) == Returned(release.task_id, 1, ReturnReason.SHUTDOWN)
         await manager.seen(Leave)
+
+
+async def test_a_drain_sees_the_end_of_a_run_that_the_worker_itself_failed(
+    stopped: Stopped, make_broker: BrokerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    async def broken(_: Run) -> Outcome:
+        entered.set()
+        await go_on.wait()
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(slots, "call_async", broken)
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        release = make_release("noop")
+        await manager.publish(release)
+        await entered.wait()
+        draining = asyncio.create_task(session.drain(30.0))
+        await manager.until(lambda: session._slots.watcher is not None)
+        go_on.set()
+        async with asyncio.timeout(10):
+            assert await draining
+        outcome = await manager.outcome(release)
+        assert isinstance(outcome, Failed)
+        assert outcome.error.type == "SlotFailed"
 
 
 async def test_a_thread_that_does_not_stop_is_not_handed_back(stopped: Stopped, make_broker: BrokerFactory) -> None:

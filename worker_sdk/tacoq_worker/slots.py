@@ -172,12 +172,9 @@ class _Slot:
             self.held, held.phase = held, Phase.RUNNING
             slots.wake_next()
             outcome = await self._run(held, run)
-            self.held = None
-            slots.report(held, outcome)
+            self._report(held, outcome)
             if isinstance(outcome, Failed):
                 _log_failure(outcome)
-            if slots.watcher is not None:
-                slots.watcher.set()
             if run.stop is not None or contextvars.copy_context() != clean or _cancelling():
                 return  # and go on in a fresh task
             if time.monotonic() > turn_ends:
@@ -229,14 +226,20 @@ class _Slot:
         """Go on in a fresh task, whatever ended this one; a run it had is reported before."""
         if self._slots.closed:
             return
-        held, self.held = self.held, None
+        held = self.held
         fault = None if task.cancelled() else task.exception()
         if fault is not None:
             log.error("slot failed", exc_info=fault)
         if held is not None and held.run is not None:
             error = ErrorInfo("SlotFailed", f"the worker itself failed while it ran this: {fault!r}")
-            self._slots.report(held, failed(held.run, error))
+            self._report(held, failed(held.run, error))
         self.start()
+
+    def _report(self, held: Held, outcome: Outcome) -> None:
+        self.held = None
+        self._slots.report(held, outcome)
+        if self._slots.watcher is not None:
+            self._slots.watcher.set()
 
 
 def _nothing() -> None:
