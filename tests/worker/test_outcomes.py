@@ -8,16 +8,20 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from opentelemetry import trace
 
 from tacoq_protocol.broker import BrokerFactory
 from tacoq_protocol.messages import (
+    AskHeld,
     Cancelled,
+    CancelRuns,
     Completed,
     Expired,
     Failed,
+    Inventory,
     Outcome,
     Returned,
     ReturnReason,
@@ -340,3 +344,31 @@ async def test_the_context_s_logger_adds_the_task_to_each_record(
     [record] = [r for r in caplog.records if r.message == "described"]
     assert (record.__dict__["task_id"], record.__dict__["kind"]) == (str(release.task_id), "describe")
     assert record.__dict__["more"] == 1
+
+
+async def test_a_cancel_that_is_asked_for_again_does_not_break_into_the_cleaning_up(make_broker: BrokerFactory) -> None:
+    worker = Worker("outcomes")
+    running, cleaning, go_on, cleaned = (asyncio.Event() for _ in range(4))
+
+    @worker.task
+    async def tidy() -> None:
+        try:
+            running.set()
+            await asyncio.sleep(60)
+        finally:
+            cleaning.set()
+            await go_on.wait()
+            cleaned.set()
+
+    async with playing(worker, make_broker) as (session, manager):
+        release = make_release("tidy")
+        await manager.publish(release)
+        await running.wait()
+        await manager.control(session.id, CancelRuns([release.task_id]))
+        await cleaning.wait()
+        await manager.control(session.id, CancelRuns([release.task_id]))
+        await manager.control(session.id, AskHeld(uuid4()))
+        await manager.seen(Inventory)  # so it has heard what came before
+        go_on.set()
+        assert isinstance(await manager.outcome(release), Cancelled)
+    assert cleaned.is_set()

@@ -110,7 +110,7 @@ class Intake:
                 seen.add(held.release.task_id)
                 if held.phase is Phase.WAITING:
                     self._reporter.outcome(held, _cancelled(held.release))
-                elif held.phase is Phase.RUNNING:
+                elif held.phase is Phase.RUNNING and not _stops(held):
                     self._slots.interrupt(held, Stop.CANCEL)
         for task_id in wanted - seen:
             self._cancels.keep(task_id)
@@ -169,6 +169,11 @@ class _EarlyCancels:
 
     def take(self, task_id: UUID) -> bool:
         return bool(self._ids) and self._ids.pop(task_id, self) is None
+
+
+def _stops(held: Held) -> bool:
+    """True once its run was told to stop: managers ask again, which must not break into its cleaning up."""
+    return held.run is not None and held.run.stop is not None
 
 
 def _returned(release: Release, reason: ReturnReason) -> Returned:
