@@ -7,6 +7,7 @@ from uuid import UUID
 
 from tacoq_manager.presence import Presence
 from tacoq_manager.settle import Settler
+from tacoq_manager.store import cancel as store
 from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.engine import Database
 from tacoq_manager.transitions import cancel
@@ -15,6 +16,7 @@ from tacoq_protocol.http import Cancelled
 from tacoq_protocol.messages import CancelRuns
 from tacoq_protocol.states import TaskState
 
+REMIND_SECONDS: Final = 5.0
 _TRIES: Final = 5
 
 
@@ -54,3 +56,13 @@ class Canceller:
             if views[0].state.final:
                 raise AlreadyFinal(task_id, views[0].state)
         raise AssertionError(f"task {task_id} changed at every look")
+
+    async def remind(self) -> int:
+        """Ask again for all that was asked and has not shown; return how many tasks that are. Leader only.
+
+        The broker may have been away, and a session that joined later may get the release.
+        """
+        requested = await store.requested(self._database.upkeep)
+        for queue, ids in requested.items():
+            await self._presence.send(f"queue.{queue}", CancelRuns(ids))
+        return sum(map(len, requested.values()))

@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from tacoq_manager.accept import Accepter
-from tacoq_manager.cancel import Canceller
+from tacoq_manager.cancel import REMIND_SECONDS, Canceller
 from tacoq_manager.credit import Credit
 from tacoq_manager.dispatch import Dispatcher
 from tacoq_manager.lanes import Lanes
@@ -160,6 +160,7 @@ class Manager:
         self._begin("expire", self.expiry.run())
         self._begin("leader", run_every(RENEW_SECONDS, "leader", self.leader.step))
         self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
+        self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self.canceller.remind)))
         self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step))
         self._begin("partitions", run_every(PARTITIONS_SECONDS, "partitions", self._while_leading(self._partitions)))
 

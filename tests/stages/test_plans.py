@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tacoq_manager.store import claim, rescue, schedule, settle
+from tacoq_manager.store import cancel, claim, rescue, schedule, settle
 from tacoq_manager.store.engine import HOT_SETTINGS
 from tacoq_protocol.ids import new_task_id
 
@@ -26,6 +26,7 @@ STATEMENTS = {
     "promote": (schedule._PROMOTE, 1),
     "overdue": (schedule._OVERDUE, 1),
     "doubtful": (rescue._DOUBTFUL, 2),
+    "cancels": (cancel._REQUESTED, 0),
 }
 
 

@@ -15,7 +15,9 @@ from tacoq_manager.transitions import complete
 from tacoq_protocol import codec
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import (
+    CancelRuns,
     Completed,
+    Control,
     Expired,
     Failed,
     Report,
@@ -214,6 +216,29 @@ async def test_cancel_of_a_released_task_is_asked_for_and_kept_when_it_comes_bac
         assert (answer.state, answer.cancel_requested) == ("queued", True)
     await released.report(Returned(one.task_id, 1, ReturnReason.SHUTDOWN), Completed(two.task_id, 1, NOW, 0.1, b"5"))
     assert [await released.state(r.task_id) for r in (one, two)] == ["cancelled", "completed"]
+
+
+async def test_cancel_that_no_session_heard_is_asked_for_again(
+    released: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, _ = released.releases
+    heard: list[tuple[str, Control]] = []
+
+    async def away(*_: object) -> bool:
+        return False
+
+    async def hear(key: str, message: Control) -> bool:
+        heard.append((key, message))
+        return True
+
+    presence, canceller = released.manager.presence, released.manager.canceller
+    monkeypatch.setattr(presence, "send", away)
+    for release in (one, two):
+        await canceller.cancel(release.task_id)
+    await released.report(Completed(two.task_id, 1, NOW, 0.1, b"5"))
+    monkeypatch.setattr(presence, "send", hear)
+    assert await canceller.remind() == 1
+    assert heard == [("queue.default", CancelRuns([one.task_id]))]
 
 
 async def test_waiter_is_woken_by_the_settle(released: Floor) -> None:
