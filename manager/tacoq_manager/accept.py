@@ -47,6 +47,7 @@ class Accepter:
     """Validates, commits in groups, and tells the other stages what there is to do.
 
     `on_lanes`: these lanes got work. `on_due`, `on_deadline`: in so many seconds a task comes due, or expires.
+    `on_strays`: workers brought these kinds, to another queue, while tasks of them were under way to the table.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Accepter:
         on_lanes: Callable[[set[Lane]], None],
         on_due: Callable[[float], None],
         on_deadline: Callable[[float], None],
+        on_strays: Callable[[set[str]], None],
     ) -> None:
         self._connection = connection
         self._sessions = sessions
@@ -65,6 +67,7 @@ class Accepter:
         self._on_lanes = on_lanes
         self._on_due = on_due
         self._on_deadline = on_deadline
+        self._on_strays = on_strays
         self._waiting: deque[_Request] = deque()
         self._arrived = asyncio.Event()
 
@@ -196,6 +199,7 @@ class Accepter:
 
     def _tell(self, rows: Sequence[store.Row], stored: dict[UUID, store.Stored]) -> None:
         lanes: set[Lane] = set()
+        strays: set[str] = set()
         for row in rows:
             state = stored[row.id].state
             if state is TaskState.PENDING:
@@ -204,6 +208,10 @@ class Accepter:
                 self._on_due(_seconds_until(row.run_at, row.delay))
             if row.expires_in is not None or row.expires_at is not None:
                 self._on_deadline(_seconds_until(row.expires_at, row.expires_in))
+            if not row.queue_given and self._sessions.queue_of_kind(row.kind) not in (None, row.queue):
+                strays.add(row.kind)
+        if strays:
+            self._on_strays(strays)
         if lanes:
             self._on_lanes(lanes)
 

@@ -108,6 +108,7 @@ class Manager:
             on_lanes=self.dispatcher.note,
             on_due=self.schedule.notice,
             on_deadline=self.expiry.notice,
+            on_strays=self._strayed,
         )
         self.presence = Presence(
             self.broker,
@@ -259,12 +260,19 @@ class Manager:
             self._routed[queue].update(kinds)
             self._errand(self._reroute(queue, kinds))
 
+    def _strayed(self, kinds: set[str]) -> None:
+        for kind in kinds:
+            queue = self.sessions.queue_of_kind(kind)
+            if queue is not None:
+                self._errand(self._reroute(queue, [kind]))
+
     async def _reroute(self, queue: str, kinds: list[str]) -> None:
         """Workers brought kinds that nobody knew: tasks that were published before, without a queue, go to them."""
         try:
-            self.dispatcher.note(await reroute(self.database.upkeep, queue, kinds))
+            async for lanes in reroute(self.database.upkeep, queue, kinds):
+                self.dispatcher.note(lanes)
         except DatabaseUnavailable as error:
-            self._routed[queue].difference_update(kinds)  # the next change of sessions tries again
+            self._routed.setdefault(queue, set()).difference_update(kinds)  # the next change of sessions tries again
             log.warning("tasks wait for their queue", extra={"queue": queue, "kinds": kinds, "error": str(error)})
 
     def _session_lost(self, session: UUID, queue: str, detail: str) -> None:

@@ -40,6 +40,7 @@ class Door:
             on_lanes=self.lanes.append,
             on_due=self.due.append,
             on_deadline=lambda _: None,
+            on_strays=lambda _: None,
         )
 
     async def answers(self, *requests: list[NewTask]) -> list[Any]:

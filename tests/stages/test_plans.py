@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tacoq_manager.store import cancel, claim, rescue, schedule, settle
+from tacoq_manager.store import cancel, claim, reroute, rescue, schedule, settle
 from tacoq_manager.store.engine import HOT_SETTINGS
 from tacoq_protocol.ids import new_task_id
 
@@ -27,6 +27,7 @@ STATEMENTS = {
     "overdue": (schedule._OVERDUE, 1),
     "doubtful": (rescue._DOUBTFUL, 2),
     "cancels": (cancel._REQUESTED, 0),
+    "reroute": (reroute._REROUTE, 4),
 }
 
 
@@ -49,7 +50,7 @@ async def plan_of(connection: Connection, name: str) -> list[dict[str, Any]]:
     return nodes(json.loads(text)[0]["Plan"])
 
 
-@pytest.mark.parametrize("name", ["claim", "promote", "settle"])
+@pytest.mark.parametrize("name", ["claim", "promote", "reroute", "settle"])
 async def test_rows_are_changed_in_the_order_of_their_primary_key(connection: Connection, name: str) -> None:
     """Not by an index of the state that they leave, which would be walked whole, nor in the heap's order."""
     for node in await plan_of(connection, name):

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
+from uuid import UUID
 
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import HotConnection
 
+MOST: Final = 5_000  # in one statement: the leader renews between two of them
+
 _REROUTE: Final = """
-WITH moved AS (
-    UPDATE tasks SET queue = $1
-    WHERE state IN ('scheduled', 'pending') AND NOT queue_given AND queue <> $1 AND kind = ANY ($2::text[])
-    RETURNING kind, fairness_key, state
-)
-SELECT DISTINCT kind, fairness_key FROM moved WHERE state = 'pending'
+UPDATE tasks SET queue = $1
+WHERE id = ANY (ARRAY(
+    SELECT id FROM tasks
+    WHERE id > $3 AND state IN ('scheduled', 'pending') AND NOT queue_given AND queue <> $1 AND kind = ANY ($2::text[])
+    ORDER BY id LIMIT $4
+)) AND state IN ('scheduled', 'pending')
+RETURNING id, kind, fairness_key
 """
 
 
-async def reroute(connection: HotConnection, queue: str, kinds: Sequence[str]) -> list[Lane]:
-    """Move waiting tasks of `kinds` whose publisher named no queue to `queue`; return the lanes that got pending ones.
+async def reroute(connection: HotConnection, queue: str, kinds: Sequence[str]) -> AsyncIterator[set[Lane]]:
+    """Move waiting tasks of `kinds` whose publisher named no queue to `queue`; yield the lanes they went to.
 
-    Committed when it returns. Looks at every live task: for the rare moment at which workers bring new kinds.
+    A part at a time, each committed when it is told. Looks at every live task: for the rare moment at which workers
+    bring new kinds.
     """
-    rows = await connection.fetch(_REROUTE, queue, kinds)
-    return [Lane(queue, row["kind"], row["fairness_key"]) for row in rows]
+    last = UUID(int=0)
+    while rows := await connection.fetch(_REROUTE, queue, kinds, last, MOST):
+        last = max(row["id"] for row in rows)
+        yield {Lane(queue, row["kind"], row["fairness_key"]) for row in rows}
