@@ -12,7 +12,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
+from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.messages import (
     Completed,
     Drain,
@@ -25,6 +27,7 @@ from tacoq_protocol.messages import (
     ReturnReason,
 )
 from tacoq_protocol.topology import Topology
+from tacoq_worker.supervise import Supervisor
 from tests.support.eventually import eventually
 from tests.support.spawn import TACOQ, Spawned, spawn
 from tests.worker.manager import FakeManager, make_release
@@ -233,6 +236,29 @@ async def test_a_thread_that_a_handler_made_does_not_hold_up_the_end(
         process.terminate()
         assert await manager.outcome(running) == Returned(running.task_id, 1, ReturnReason.SHUTDOWN)
         assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("fault", [OSError("no more processes"), ConfigurationError("half a file")])
+async def test_a_process_that_cannot_be_started_now_is_tried_again(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Supervisor(
+        "app:worker", processes=1, broker=MemoryBroker(MemoryHub()), topology=Topology("test"), grace=1.0
+    )
+    answers: list[Exception | None] = [fault, None]
+
+    async def load(_: int) -> list[object]:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+        return []
+
+    monkeypatch.setattr(supervisor, "_load", load)
+    await supervisor._restart(60.0)
+    assert not answers
+    assert "session process not restarted" in caplog.text
+    answers[:] = [fault]
+    assert not await supervisor.reload()
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class Supervisor:
         old = list(self._children)
         try:
             fresh = await self._load(self._processes)
-        except ConfigurationError as error:
+        except (ConfigurationError, OSError) as error:
             log.error("new code cannot be loaded; the old goes on", extra={"reason": str(error)})
             return False
         for child in old:
@@ -204,7 +204,7 @@ class Supervisor:
                 for child in await self._load(0 if self._stopping.is_set() else 1):
                     self._go(child)
                 return
-            except ConfigurationError as error:
+            except (ConfigurationError, OSError) as error:  # the machine may have no room for a process now
                 self._quick_deaths += 1
                 log.error("session process not restarted", extra={"reason": str(error)})
 
