@@ -160,13 +160,12 @@ class Waiters:
     def _next_round(self) -> list[UUID]:
         """Take what has arrived so far, up to a size, but for what nobody waits for any more."""
         ids: dict[UUID, None] = {}
-        for source in (self._woken, self._fresh, self._again):
-            for id in list(islice(source, READ_AT_ONCE - len(ids))):
-                del source[id]
-                if id in self._waiting:
-                    ids[id] = None
-        if not ids and (self._woken or self._fresh or self._again):
-            return self._next_round()
+        while not ids and (self._woken or self._fresh or self._again):
+            for source in (self._woken, self._fresh, self._again):
+                for id in list(islice(source, READ_AT_ONCE - len(ids))):
+                    del source[id]
+                    if id in self._waiting:
+                        ids[id] = None
         return list(ids)
 
     def _told(self, ids: list[UUID], final: list[TaskView], live: set[UUID]) -> None:

@@ -251,3 +251,22 @@ async def test_waits_end_when_the_manager_stops(tasks: Tasks, waiters: Waiters) 
     waiters.release()
     assert await waiting == []
     assert await collect(waiters, ids) == []
+
+
+async def test_any_number_of_tasks_that_nobody_waits_for_any_more_is_passed_over(
+    tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tacoq_manager.notify.READ_AT_ONCE", 1)
+    waiters = Waiters(tasks.ended)
+    async with aclosing(waiters.wait(tasks.new(5_000), 10)) as gone:
+        first = asyncio.ensure_future(anext(gone))
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    (task_id,) = tasks.new()
+    tasks.finish([task_id])
+    await waiters.start()
+    async with aclosing(waiters.wait([task_id], 10)) as told:
+        assert [answer.id for answer in await anext(told)] == [task_id]
+    await waiters.stop()
