@@ -27,8 +27,9 @@ $(VENV)/bin/uv: | $(VENV)/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 
 $(STAMP): requirements.txt $(MEMBERS:%=%/pyproject.toml) | $(VENV)/bin/python $(UV)
-	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements.txt
+	$(UV) pip install --quiet --python $(PY) --compile-bytecode --require-hashes -r requirements.txt
 	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation $(MEMBERS:%=-e ./%)
+	@$(PY) -m compileall -q $(MEMBERS)  # where Python may not write bytecode, each start would compile anew
 	@touch $@
 
 lock: | $(VENV)/bin/python $(UV) ## resolve all dependencies anew and write requirements.txt

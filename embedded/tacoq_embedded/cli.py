@@ -18,7 +18,8 @@ from tacoq_protocol.logs import configure_logging
 def dev(target: str, *, reload: bool, host: str | None, port: int | None) -> None:
     """Run manager, worker and Postgres in one process; nothing to install, data in .tacoq/.
 
-    For development, tests and demos. Ctrl-C ends it: what runs may end first, what waits is there at the next start.
+    For development, tests and demos. Ctrl-C ends it: what runs may end first, what waits is there at the
+    next start. A second Ctrl-C does not wait.
     """
     from tacoq_embedded import dev as running
     from tacoq_manager.settings import load_settings

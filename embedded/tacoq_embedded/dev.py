@@ -26,6 +26,7 @@ from tacoq_worker.loading import load_worker
 log = logging.getLogger("tacoq.dev")
 
 DIRECTORY = Path(".tacoq")
+EXIT_KILLED = 130
 _IMPORT = "import sys; from tacoq_worker.loading import load_worker; load_worker(sys.argv[1])"
 
 
@@ -37,8 +38,14 @@ async def run(target: str, settings: Settings, *, grace: float, reload: bool) ->
     worker = load_worker(target)
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def asked_to_end() -> None:
+        if end.is_set():  # twice: what runs is taken back by the next start, and Postgres ends by itself
+            os._exit(EXIT_KILLED)
+        end.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end.set)
+        loop.add_signal_handler(number, asked_to_end)
     postgres = EmbeddedPostgres(DIRECTORY)
     await asyncio.to_thread(postgres.start)
     handover: dict[str, str] | None = None

@@ -173,7 +173,7 @@ async def test_database_away_is_said_with_retry_after_and_reports_wait(
     private_database: str, private_postgres: PrivatePostgres, broker_url: str, namespace: str
 ) -> None:
     with Cluster(private_database, broker_url, namespace) as cluster:
-        await cluster.start_manager()
+        manager = await cluster.start_manager()
         cluster.worker()
         await cluster.joined()
         async with Publisher(cluster.url, retry_for="60s") as tacoq:
@@ -189,7 +189,7 @@ async def test_database_away_is_said_with_retry_after_and_reports_wait(
                 assert answer.status == 503
                 assert int(answer.headers["Retry-After"]) >= 1
             publishing = asyncio.create_task(tacoq.publish(h.add.task(2, 3)))
-            await asyncio.sleep(1.5)  # the nap ends while nobody can write it down
+            await asyncio.to_thread(manager.wait_for_log, "reports wait for Postgres")
             private_postgres.start()
             assert await (await publishing).result(30) == 5
             assert await running.result(30) == 1.0

@@ -207,3 +207,18 @@ async def test_ctrl_c_ends_it_in_order(tmp_path: Path) -> None:
         ready(process)
         os.kill(process.pid, signal.SIGINT)
         assert process.wait() == 0
+
+
+async def test_second_ctrl_c_does_not_wait_for_what_runs(tmp_path: Path) -> None:
+    dev = Dev(tmp_path)
+    with spawn(*dev.command(), cwd=tmp_path) as process:
+        ready(process)
+        async with Publisher(dev.url) as tacoq:
+            await tacoq.publish("wait_for_file", {"name": str(tmp_path / "never")})
+            await eventually((tmp_path / "never.started").exists)
+        started = started_by(process)
+        process.send(signal.SIGINT)
+        process.wait_for_log("worker session drains")
+        process.send(signal.SIGINT)
+        assert process.wait() == 130
+        await eventually(lambda: none_runs(started), what="its Postgres ends by itself")
