@@ -47,7 +47,7 @@ bench: install ## no-op tasks end to end, on RabbitMQ and Postgres (ARGS="--task
 	@$(PY) -m benchmarks.noop --rabbitmq $(ARGS)
 
 test: install ## the whole test suite (Postgres and RabbitMQ: found, started or installed)
-	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest $(ARGS)
+	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: install ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check .

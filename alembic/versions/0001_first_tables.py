@@ -111,7 +111,6 @@ _UP = [
     """
     CREATE TABLE queues (
         name text PRIMARY KEY,
-        paused boolean NOT NULL DEFAULT false,
         created_at timestamptz NOT NULL DEFAULT now()
     )
     """,

@@ -11,12 +11,12 @@ from tacoq_protocol.logs import configure_logging
 
 
 @click.command()
-@click.argument("target", metavar="MODULE:OBJECT")
+@click.argument("targets", metavar="MODULE:OBJECT...", nargs=-1, required=True)
 @click.option("--reload", is_flag=True, help="Start anew with the new code when a .py file below this folder changes.")
 @click.option("--host", help="Where to serve HTTP (TACOQ_HOST; 127.0.0.1).")
 @click.option("--port", type=int, help="Where to serve HTTP (TACOQ_PORT; 3000); 0 takes a free one.")
-def dev(target: str, *, reload: bool, host: str | None, port: int | None) -> None:
-    """Run manager, worker and Postgres in one process; nothing to install, data in .tacoq/.
+def dev(targets: tuple[str, ...], *, reload: bool, host: str | None, port: int | None) -> None:
+    """Run manager, workers and Postgres in one process; nothing to install, data in .tacoq/.
 
     For development, tests and demos. Ctrl-C ends it: what runs may end first, what waits is there at the
     next start. A second Ctrl-C does not wait.
@@ -31,7 +31,7 @@ def dev(target: str, *, reload: bool, host: str | None, port: int | None) -> Non
     configure_logging(settings.log_level)
     grace = load_worker_settings().shutdown_grace.total_seconds()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        handover = runner.run(running.run(target, settings, grace=grace, reload=reload))
+        handover = runner.run(running.run(targets, settings, grace=grace, reload=reload))
         if handover is not None:
             running.execute_anew(handover)
         end_soon()

@@ -1,4 +1,4 @@
-"""Dev: a worker's name in; the whole of TacoQ runs in this process until told to end, or to load new code.
+"""Dev: workers' names in; the whole of TacoQ runs in this process until told to end, or to load new code.
 
 On `--reload` the new code is first imported in a child: when that fails the old one goes on. Then this process drains
 and executes itself anew, while its Postgres stays up.
@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,15 @@ log = logging.getLogger("tacoq.dev")
 
 DIRECTORY = Path(".tacoq")
 EXIT_KILLED = 130
-_IMPORT = "import sys; from tacoq_worker.loading import load_worker; load_worker(sys.argv[1])"
+_IMPORT = "import sys; from tacoq_worker.loading import load_worker; [load_worker(name) for name in sys.argv[1:]]"
 
 
-async def run(target: str, settings: Settings, *, grace: float, reload: bool) -> dict[str, str] | None:
+async def run(targets: Sequence[str], settings: Settings, *, grace: float, reload: bool) -> dict[str, str] | None:
     """Run until SIGINT, SIGTERM or a reload; in the last case return what the environment of the new start needs.
 
-    Raises ConfigurationError when the target, the port or the directory cannot be used.
+    Raises ConfigurationError when a target, the port or the directory cannot be used.
     """
-    worker = load_worker(target)
+    workers = [load_worker(target) for target in targets]
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -50,9 +51,11 @@ async def run(target: str, settings: Settings, *, grace: float, reload: bool) ->
     await asyncio.to_thread(postgres.start)
     handover: dict[str, str] | None = None
     try:
-        async with Stack([worker], settings.model_copy(update={"database_url": postgres.url}), grace=grace) as stack:
-            click.echo(f"TacoQ runs {target} at {stack.url} (API: {stack.url}/docs). Ctrl-C ends it.", err=True)
-            if await _ended(stack, end, target if reload else None):
+        async with Stack(workers, settings.model_copy(update={"database_url": postgres.url}), grace=grace) as stack:
+            click.echo(
+                f"TacoQ runs {' '.join(targets)} at {stack.url} (API: {stack.url}/docs). Ctrl-C ends it.", err=True
+            )
+            if await _ended(stack, end, targets if reload else ()):
                 handover = postgres.keep_over_exec()
     finally:
         if handover is None:
@@ -60,9 +63,9 @@ async def run(target: str, settings: Settings, *, grace: float, reload: bool) ->
     return handover
 
 
-async def _ended(stack: Stack, end: asyncio.Event, watched: str | None) -> bool:
+async def _ended(stack: Stack, end: asyncio.Event, watched: Sequence[str]) -> bool:
     """Wait for a signal, a broken manager or new code; return True for new code."""
-    changed = asyncio.create_task(_new_code(watched)) if watched is not None else None
+    changed = asyncio.create_task(_new_code(watched)) if watched else None
     waits: list[asyncio.Task[Any]] = [asyncio.create_task(end.wait()), asyncio.create_task(stack.manager.broken.wait())]
     if changed is not None:
         waits.append(changed)
@@ -73,12 +76,12 @@ async def _ended(stack: Stack, end: asyncio.Event, watched: str | None) -> bool:
     return changed in done and not end.is_set()
 
 
-async def _new_code(target: str) -> bool:
-    """Return when a file below this folder changed and the target can be imported anew."""
+async def _new_code(targets: Sequence[str]) -> bool:
+    """Return when a file below this folder changed and all targets can be imported anew."""
     async for changes in awatch(Path.cwd(), watch_filter=PythonFilter()):
         files = sorted(str(Path(path).relative_to(Path.cwd())) for _, path in changes)
         found = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", _IMPORT, target], capture_output=True, text=True, check=False
+            subprocess.run, [sys.executable, "-c", _IMPORT, *targets], capture_output=True, text=True, check=False
         )
         if found.returncode == 0:
             log.info("new code: starting anew", extra={"files": files})

@@ -1,6 +1,6 @@
 """The installed wheel in; Postgres programs that can be run here, and the account to run them as, out.
 
-The wheel is used for its files alone (docs/decisions/0007): its own API loosens the modes of every folder above the
+The wheel is used for its files alone (docs/decisions/0004): its own API loosens the modes of every folder above the
 data when root calls it, and leaves the server running when its owner dies.
 
 Postgres refuses to be root. Where we are, it runs as an ordinary account; what that account cannot reach, programs

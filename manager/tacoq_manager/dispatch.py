@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+import msgspec
+
 from tacoq_manager.credit import Credit
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
@@ -110,6 +112,7 @@ class Dispatcher:
             if taken[take.lane] < take.most and len(claimed) < most:  # at the limit, others may have gone before
                 self._lanes.drained(take.lane, marks[take.lane])
         if claimed:
+            claimed = [self._announced(item) for item in claimed]
             self._credit.release(queue, len(claimed))
             await self._publish(queue, claimed, backlog=set(self._lanes.of(queue)))
             if was_idle:
@@ -155,8 +158,15 @@ class Dispatcher:
             raise
         self._metrics.dispatched(len(claimed), len(messages))
 
+    def _announced(self, item: Claimed) -> Claimed:
+        """A kind that must not run twice is always announced: a run that nobody heard of would be released again."""
+        spec = self._sessions.spec(item.lane.queue, item.lane.kind)
+        if spec is None or spec.on_lost == "retry":
+            return item
+        return Claimed(item.lane, msgspec.structs.replace(item.release, announced=True))
+
     def _packed(self, queue: str, claimed: Sequence[Claimed], backlog: set[Lane]) -> Iterable[list[Release]]:
-        """Cut into messages of one kind, in order. A release that has been lost before travels alone."""
+        """Cut into messages of one kind, in order. An announced release travels alone."""
         for (lane, announced), run in groupby(claimed, key=lambda item: (item.lane, item.release.announced)):
             most = 1 if announced else self._credit.per_message(queue, lane.kind, backlog=lane in backlog)
             yield from cut((item.release for item in run), _size, most=most)

@@ -195,7 +195,6 @@ class Manager:
         return [
             QueueView(
                 name=name,
-                paused=known.get(name, False),
                 scheduled=counts.get(name, {}).get(TaskState.SCHEDULED, 0),
                 pending=counts.get(name, {}).get(TaskState.PENDING, 0),
                 queued=counts.get(name, {}).get(TaskState.QUEUED, 0),

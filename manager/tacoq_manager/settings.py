@@ -12,10 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tacoq_protocol.durations import parse_duration
 from tacoq_protocol.errors import ConfigurationError
-from tacoq_protocol.topology import Topology
+from tacoq_protocol.topology import NAMESPACE_PATTERN, Topology
 
-# It begins the name of every exchange and queue, where a dot separates parts.
-_NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,49}")
 _SECRET = ("database_url", "broker_url", "api_key")  # values that may hold a password
 _POSTGRES = re.compile(r"^(postgres|postgresql)(\+asyncpg)?://")
 
@@ -61,7 +59,7 @@ class Settings(BaseSettings):
     @field_validator("namespace")
     @classmethod
     def _is_a_prefix(cls, namespace: str) -> str:
-        if not _NAMESPACE.fullmatch(namespace):
+        if not re.fullmatch(NAMESPACE_PATTERN, namespace):
             raise ValueError("is not a namespace: up to 50 letters, digits, - and _, not beginning with -")
         return namespace
 

@@ -7,7 +7,7 @@
     ├── TaskNotFound              no task has this id (HTTP 404)
     ├── ManagerError              the manager answered something else than it should
     │   └── ManagerUnavailable    not reachable, or 503, until the deadline
-    ├── WaitTimeout               the task was not final in time; it goes on
+    ├── WaitTimeout               the task was not final in time; it goes on (also a TimeoutError)
     ├── TaskNotCompleted          the task is final, without a result
     │   ├── TaskFailed
     │   ├── TaskCancelled
@@ -73,7 +73,7 @@ class ManagerUnavailable(ManagerError):
     """The manager could not be reached, or answered 503, until the deadline."""
 
 
-class WaitTimeout(TacoqError):
+class WaitTimeout(TacoqError, TimeoutError):
     """The task was not final in time. It goes on; wait again with the same handle."""
 
     def __init__(self, task_id: UUID, seconds: float) -> None:

@@ -192,7 +192,6 @@ class QueueView(View):
     """A queue now: tasks by live state, live slots, and the credit that is left."""
 
     name: str
-    paused: bool
     scheduled: int
     pending: int
     queued: int

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -26,11 +27,12 @@ def configure_logging(level: str = "INFO", *, json: bool | None = None) -> None:
     """Send the root logger to stderr. `json` None: text when stderr is a terminal, else JSON."""
     handler = logging.StreamHandler(sys.stderr)
     if json if json is not None else not sys.stderr.isatty():
-        handler.setFormatter(
-            JsonFormatter(
-                "{asctime}{levelname}{name}{message}", style="{", rename_fields={"asctime": "at", "levelname": "level"}
-            )
+        formatter = JsonFormatter(
+            "{asctime}{levelname}{name}{message}", style="{", rename_fields={"asctime": "at", "levelname": "level"}
         )
+        formatter.converter = time.gmtime
+        formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+        handler.setFormatter(formatter)
     else:
         handler.setFormatter(_TextFormatter("{asctime} {levelname:7} {name}  {message}", "%H:%M:%S", style="{"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

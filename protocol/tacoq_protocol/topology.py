@@ -6,11 +6,15 @@ nothing is said, and a queue declared again with other arguments is refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tacoq_protocol.errors import ConfigurationError
+
 ArgumentValue = str | int | bool
 DELIVERY_LIMIT = 1_000_000
+NAMESPACE_PATTERN = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,49}"  # a dot separates parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,14 @@ class Topology:
 
     namespace: str = "tacoq"
     task_queues: Literal["classic", "quorum"] = "classic"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError when the namespace cannot begin the name of an exchange or a queue."""
+        if not re.fullmatch(NAMESPACE_PATTERN, self.namespace):
+            raise ConfigurationError(
+                f"namespace = {self.namespace!r} (TACOQ_NAMESPACE) is no prefix for names: "
+                "give up to 50 letters, digits, - and _, not beginning with -"
+            )
 
     def _name(self, part: str) -> str:
         return f"{self.namespace}.{part}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
+from pathlib import Path
 
 from pydantic import BaseModel
 
@@ -99,3 +101,11 @@ async def traced() -> str | None:
     from tacoq_protocol.trace import current_trace
 
     return current_trace()[0]
+
+
+@worker.task(max_attempts=1, on_lost="fail")
+def dies(ledger: str) -> None:
+    """End its process without a word, a moment after it began; each run leaves a line."""
+    with Path(ledger).open("a") as lines:
+        lines.write("ran\n")
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from scripts.services import PrivateRabbit
-from tacoq_publisher import Publisher, TaskHandle
-from tests.acceptance.handlers import add, nap
+from tacoq_publisher import Publisher, TaskFailed, TaskHandle
+from tests.acceptance.handlers import add, dies, nap
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.spawn import Spawned
@@ -110,3 +110,16 @@ async def test_restart_of_rabbitmq_loses_nothing(database: str, private_rabbit: 
             handles = await publishing
             assert await while_away.result(60) == 0
             await check(cluster, [*handles, while_away], 90)
+
+
+@pytest.mark.timeout(120)
+async def test_task_that_may_run_once_only_fails_when_its_worker_dies_with_it(cluster: Cluster, tmp_path: Path) -> None:
+    """Also when that happens before the start of an ordinary run would be reported."""
+    ledger = tmp_path / "ledger"
+    await cluster.start_manager()
+    cluster.worker()
+    await cluster.joined()
+    async with Publisher(cluster.url) as tacoq:
+        with pytest.raises(TaskFailed, match="WorkerLost"):
+            await (await tacoq.publish(dies.task(str(ledger)))).result(60)
+    assert ledger.read_text() == "ran\n"

@@ -283,7 +283,7 @@ class ScriptedManager:
             "held": 3,
         }
         worker |= {"kinds": ["add"], "version": "0.1.0", "started_at": now, "seen_at": now, "rss_bytes": 50_000_000}
-        queue = {"name": "default", "paused": False, "scheduled": 0, "pending": 2, "queued": 1, "running": 1}
+        queue = {"name": "default", "scheduled": 0, "pending": 2, "queued": 1, "running": 1}
         queue |= {"workers": 1, "slots": 8, "credit": 6}
         kind = {"name": "add", "queue": "default", "max_attempts": 3, "timeout": 30.0, "on_lost": "retry"}
         kind |= {"payload_schema": {}, "result_schema": {}, "seen_at": now}

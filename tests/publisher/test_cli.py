@@ -215,7 +215,7 @@ def test_retry_is_not_sent_twice(manager: ScriptedManager) -> None:
     ("listing", "words"),
     [
         ("workers", ["SESSION", "default", "live", "alpha", "17", "48 MiB", "add"]),
-        ("queues", ["QUEUE", "default", "no", "6"]),
+        ("queues", ["QUEUE", "default", "8", "6"]),
         ("kinds", ["KIND", "add", "default", "30 s", "retry"]),
     ],
 )

@@ -47,9 +47,9 @@ class Floor:
     def releases(self) -> list[Release]:
         return [release for message in self.messages for release in message]
 
-    def join(self, *kinds: str, slots: int = 10, session: UUID | None = None) -> None:
+    def join(self, *kinds: str, slots: int = 10, session: UUID | None = None, on_lost: str = "retry") -> None:
         """A session registers that knows these kinds."""
-        specs = [KindSpec(kind) for kind in kinds]
+        specs = [KindSpec(kind, on_lost=on_lost) for kind in kinds]
         register = Register(
             session or self.session, "default", slots, specs, str(kinds), "host", 1, "0", datetime.now(UTC)
         )

@@ -111,6 +111,14 @@ async def test_task_that_was_lost_travels_alone_and_announced(floor: Floor) -> N
     assert announced[0][0].release == 2
 
 
+async def test_kind_that_must_not_run_twice_is_always_announced(floor: Floor) -> None:
+    """A worker that dies at once after its start has then said so before: the loss is known to be of a run."""
+    floor.join("k", on_lost="fail")
+    await floor.accept(3)
+    await floor.dispatch()
+    assert [[release.announced for release in message] for message in floor.messages] == [[True]] * 3
+
+
 async def test_blocked_broker_gets_nothing_and_the_tasks_stay_pending(floor: Floor) -> None:
     floor.join("k")
     (task_id,) = await floor.accept()

@@ -71,6 +71,7 @@ class HeartbeatThread:
         self._main = asyncio.get_running_loop()
         self._main_answered = threading.Event()
         self._main_answered.set()
+        self._was_blocked = False
         self._registered = False
         self._leave = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -172,6 +173,12 @@ class HeartbeatThread:
 
     def _beat(self) -> Heartbeat:
         blocked = not self._main_answered.is_set()
+        if blocked and not self._was_blocked:
+            log.warning(
+                "the event loop does not answer: an async handler blocks it, make it a def or await what it waits for",
+                extra={"session": str(self._session), "seconds": self._pace.beat},
+            )
+        self._was_blocked = blocked
         self._main_answered.clear()
         with contextlib.suppress(RuntimeError):  # the main loop is closed
             self._main.call_soon_threadsafe(self._main_answered.set)

@@ -106,9 +106,9 @@ async def load_specs(database: Database) -> dict[tuple[str, str], KindSpec]:
     return {(row.queue, row.spec.name): row.spec for row in await list_kinds(database)}
 
 
-async def list_queues(database: Database) -> dict[str, bool]:
-    """Return the queues that were ever served, and whether each is paused."""
-    return {row["name"]: row["paused"] for row in await _read(database, queues, order=(queues.c.name,))}
+async def list_queues(database: Database) -> list[str]:
+    """Return the queues that were ever served. Raises DatabaseUnavailable."""
+    return [row["name"] for row in await _read(database, queues, order=(queues.c.name,))]
 
 
 async def ensure_queues(database: Database, names: Collection[str]) -> None:

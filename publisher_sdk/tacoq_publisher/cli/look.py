@@ -122,11 +122,8 @@ def queues(url: str | None, as_json: bool) -> None:
         print_json(found)
         return
     print_table(
-        ["QUEUE", "PAUSED", "SCHEDULED", "PENDING", "QUEUED", "RUNNING", "WORKERS", "SLOTS", "CREDIT"],
-        [
-            (q.name, q.paused, q.scheduled, q.pending, q.queued, q.running, q.workers, q.slots, q.credit)
-            for q in found.queues
-        ],
+        ["QUEUE", "SCHEDULED", "PENDING", "QUEUED", "RUNNING", "WORKERS", "SLOTS", "CREDIT"],
+        [(q.name, q.scheduled, q.pending, q.queued, q.running, q.workers, q.slots, q.credit) for q in found.queues],
         none="no queues: the first worker or task of one makes it",
     )
 
