@@ -104,7 +104,7 @@ async def test_restart_of_rabbitmq_loses_nothing(database: str, private_rabbit: 
         async with Publisher(cluster.url) as tacoq:
             publishing = asyncio.create_task(publish(tacoq))
             await some_done(cluster)
-            private_rabbit.kill()
+            private_rabbit.stop()
             while_away = await tacoq.publish(add.task(0, 0))  # accepted without a broker
             private_rabbit.start()
             handles = await publishing

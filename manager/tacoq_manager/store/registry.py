@@ -111,14 +111,6 @@ async def list_queues(database: Database) -> list[str]:
     return [row["name"] for row in await _read(database, queues, order=(queues.c.name,))]
 
 
-async def ensure_queues(database: Database, names: Collection[str]) -> None:
-    """Write these queues down, unless they are. Raises DatabaseUnavailable."""
-    if names:
-        with database_faults():
-            async with database.engine.begin() as connection:
-                await connection.execute(_add_queues(names))
-
-
 async def _read(
     database: Database,
     table: Table,

@@ -115,6 +115,7 @@ class RabbitBroker:
             _check(sent.result())
         finally:
             sent.cancel()
+            sent.add_done_callback(_look_at)
 
     async def message_count(self, queue: str) -> int | None:
         connection = self._consume.connection
@@ -224,3 +225,9 @@ def _send(channel: Channel, message: Outgoing) -> asyncio.Task[object]:
             wait=False,
         )
     )
+
+
+def _look_at(sent: asyncio.Future[list[Any]]) -> None:
+    """A cancelled gather keeps its CancelledError as an exception, and asyncio logs one that nobody looked at."""
+    if not sent.cancelled():
+        sent.exception()
