@@ -29,6 +29,7 @@ class Spawned:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_hear_interrupts,
             env=env,
             cwd=cwd,
         )
@@ -89,6 +90,11 @@ class Spawned:
 
     def __str__(self) -> str:
         return f"{' '.join(self.command)} (pid {self.pid}, {'running' if self.running else 'ended'})"
+
+
+def _hear_interrupts() -> None:
+    """In the child: heed SIGINT, also when the suite runs in the background, where a shell ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
