@@ -107,10 +107,6 @@ class _PrivateServer:
     def thaw(self) -> None:
         os.killpg(self.pid, signal.SIGCONT)
 
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
     def close(self) -> None:
         """Kill it and remove its data."""
         self.kill()

@@ -32,15 +32,12 @@ from uuid import UUID
 
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import Cancelled, Completed, Expired, Failed, Fence, KindSpec, Returned, Snoozed, Started
-from tacoq_protocol.states import TaskState
+from tacoq_protocol.states import RELEASED, TaskState
 
 MAX_CRASHES: Final = 3  # runs lost with their worker, before a task counts as the cause
 
 SCHEDULED, PENDING, QUEUED, RUNNING = TaskState.SCHEDULED, TaskState.PENDING, TaskState.QUEUED, TaskState.RUNNING
-PROMOTE_FROM: Final = frozenset({SCHEDULED})
-CLAIM_FROM: Final = frozenset({PENDING})
 _OPEN: Final = frozenset({PENDING, QUEUED, RUNNING})
-_RELEASED: Final = frozenset({QUEUED, RUNNING})
 _WAITING: Final = frozenset({SCHEDULED, PENDING})
 
 
@@ -224,7 +221,7 @@ def cancel(task_id: UUID) -> list[Transition]:
             move="request_cancel",
             task_id=task_id,
             release=None,
-            from_states=_RELEASED,
+            from_states=RELEASED,
             to=None,
             request_cancel=True,
         ),

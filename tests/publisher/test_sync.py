@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import subprocess
 import sys
@@ -183,7 +182,6 @@ def test_used_on_its_own_thread_it_says_so(publisher: SyncPublisher) -> None:
         publisher.run(inside())
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_made_before_a_fork_it_serves_the_child_unless_it_was_used_before(manager: ScriptedManager) -> None:
     script = f"""
 import os, sys

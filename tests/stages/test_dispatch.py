@@ -183,8 +183,8 @@ async def test_lead_that_runs_out_while_a_queue_is_declared_is_no_fault(
 
 async def test_expired_task_is_not_released(floor: Floor) -> None:
     floor.join("k")
-    (task_id,) = await floor.accept(expires_in=0.001)
-    await floor.connection.execute("SELECT pg_sleep(0.01)")
+    (task_id,) = await floor.accept(expires_in=60)
+    await floor.connection.execute("UPDATE tasks SET expires_at = now() - interval '1 second'")
     assert await floor.dispatch() == 0
     assert await floor.manager.expiry._step() == 1
     assert await floor.state(task_id) == "expired"
@@ -192,9 +192,9 @@ async def test_expired_task_is_not_released(floor: Floor) -> None:
 
 async def test_due_tasks_become_pending_in_one_step(floor: Floor) -> None:
     floor.join("k")
-    ids = await floor.accept(3, delay=0.001)
+    ids = await floor.accept(3, delay=60)
     assert await floor.dispatch() == 0
-    await floor.connection.execute("SELECT pg_sleep(0.01)")
+    await floor.connection.execute("UPDATE tasks SET run_at = now() - interval '1 second'")
     assert await floor.manager.schedule._step() == 3
     await floor.dispatch()
     assert [release.task_id for release in floor.releases] == ids

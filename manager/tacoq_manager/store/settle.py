@@ -10,7 +10,7 @@ import msgspec
 
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.transitions import MAX_CRASHES, Transition
-from tacoq_protocol.states import TaskState
+from tacoq_protocol.states import RELEASED, TaskState
 
 _BIT: Final = {TaskState.SCHEDULED: 1, TaskState.PENDING: 2, TaskState.QUEUED: 4, TaskState.RUNNING: 8}
 
@@ -118,10 +118,9 @@ class Applied(NamedTuple):
 
     @property
     def frees_slot(self) -> bool:
-        return self.was in _RELEASED and self.state not in _RELEASED
+        return self.was in RELEASED and self.state not in RELEASED
 
 
-_RELEASED: Final = frozenset({TaskState.QUEUED, TaskState.RUNNING})
 _encode = msgspec.json.Encoder().encode
 
 
