@@ -6,8 +6,7 @@ for as long as it lives; everything declared and every consumer is put back afte
 Rules every adapter keeps (tests/contract):
 - `publish` is a batch: it returns when every message is confirmed, and raises within the deadline otherwise.
 - A delivery ends in exactly one `ack` or `reject`. After its connection is gone both do nothing: the broker will give
-the
-  message again, marked `redelivered`, to somebody.
+  the message again, marked `redelivered`, to somebody.
 - Callbacks are plain functions called on the loop, in order of arrival; they must not block.
 """
 
@@ -141,6 +140,13 @@ class Broker(Protocol):
         """Messages ready in a declared queue, without those given to consumers; None when no such queue exists.
 
         Raises BrokerUnavailable when not connected.
+        """
+
+    async def purge(self, queue: str) -> int:
+        """Delete the messages ready in a declared queue, not those given to consumers; return how many they were.
+
+        0 when no such queue exists. Raises BrokerUnavailable when not connected, or when the answer is lost: they may
+        be gone all the same.
         """
 
 

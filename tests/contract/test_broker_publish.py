@@ -1,4 +1,4 @@
-"""Contract of every broker adapter: publish, declare, count."""
+"""Contract of every broker adapter: publish, declare, count, purge."""
 
 from __future__ import annotations
 
@@ -129,6 +129,37 @@ async def test_count_without_a_connection_raises(world: World) -> None:
     broker = await world.broker()
     with pytest.raises(BrokerUnavailable):
         await broker.message_count(world.queue.name)
+
+
+async def test_purge_deletes_what_is_ready_and_leaves_what_a_consumer_has(world: World) -> None:
+    broker, inbox = await world.open(), Inbox()
+    await broker.publish(world.tasks(*[b"%d" % number for number in range(5)]), seconds=10)
+    consuming = await broker.consume(inbox.consumer(world.queue, prefetch=2))
+    held = await inbox.holds(2)
+    await world.counts(3)
+    assert await broker.purge(world.queue.name) == 3
+    assert await broker.purge(world.queue.name) == 0
+    held[0].ack()
+    await consuming.close()
+    await world.counts(1)
+    await broker.publish(world.tasks(b"later"), seconds=10)
+    again = Inbox()
+    await broker.consume(again.consumer(world.queue))
+    await again.holds(2)
+    assert again.bodies == [b"1", b"later"]
+
+
+async def test_purge_of_an_unknown_queue_deletes_nothing_and_the_link_goes_on(world: World) -> None:
+    broker = await world.open()
+    await broker.publish(world.tasks(b"x"), seconds=10)
+    assert await broker.purge("no-such-queue") == 0
+    assert await broker.message_count(world.queue.name) == 1
+
+
+async def test_purge_without_a_connection_raises(world: World) -> None:
+    broker = await world.broker()
+    with pytest.raises(BrokerUnavailable):
+        await broker.purge(world.queue.name)
 
 
 async def test_declared_while_open_is_there_when_it_returns(world: World) -> None:

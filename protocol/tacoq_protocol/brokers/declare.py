@@ -68,6 +68,19 @@ async def count_ready(connection: AbstractConnection, queue: str) -> int | None:
     return found.message_count
 
 
+async def purge_ready(connection: AbstractConnection, queue: str) -> int:
+    """Delete the messages ready in a queue; return how many they were, 0 when there is no such queue."""
+    channel = await open_channel(connection)
+    try:
+        purged = await call(channel.queue_purge(queue))
+    except Refused as refused:
+        if refused.code == NOT_FOUND:
+            return 0
+        raise
+    await call(channel.close())
+    return purged.message_count or 0
+
+
 async def _declare_exchange(channel: AbstractChannel, exchange: Exchange) -> None:
     wanted = channel.exchange_declare(exchange.name, exchange_type=exchange.type, durable=True)
     await _insist(wanted, f"exchange {exchange.name!r} of type {exchange.type}")

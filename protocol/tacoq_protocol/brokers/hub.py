@@ -153,6 +153,16 @@ class MemoryHub:
             found = self._queues.get(queue)
             return None if found is None else len(found.ready)
 
+    def purge(self, queue: str) -> int:
+        """Delete the messages of a queue that no tap has; return how many they were."""
+        with self._lock:
+            found = self._queues.get(queue)
+            if found is None:
+                return 0
+            count = len(found.ready)
+            found.ready.clear()
+            return count
+
     # What happens to a server.
 
     def block(self) -> None:

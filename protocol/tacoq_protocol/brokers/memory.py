@@ -134,6 +134,11 @@ class MemoryBroker:
             raise BrokerUnavailable(f"broker is not connected: {self._fault}")
         return self.hub.message_count(queue)
 
+    async def purge(self, queue: str) -> int:
+        if not self.peer.connected:
+            raise BrokerUnavailable(f"broker is not connected: {self._fault}")
+        return self.hub.purge(queue)
+
     def call(self, callback: Callable[[], None]) -> None:
         """Run `callback` on this broker's loop soon, from any thread; not at all when the loop is gone."""
         loop = self._loop

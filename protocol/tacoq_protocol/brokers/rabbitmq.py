@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
@@ -18,13 +18,15 @@ from pamqp.commands import Basic
 
 from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing
 from tacoq_protocol.brokers.consuming import RabbitConsuming
-from tacoq_protocol.brokers.declare import count_ready, declare, open_channel
+from tacoq_protocol.brokers.declare import count_ready, declare, open_channel, purge_ready
 from tacoq_protocol.brokers.faults import LinkLost, Refused
 from tacoq_protocol.brokers.supervisor import Link, is_blocked
 from tacoq_protocol.brokers.wanted import Wanted
 from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed, Unroutable
 
 log = logging.getLogger("tacoq.broker")
+
+T = TypeVar("T")
 
 
 class _Publisher(NamedTuple):
@@ -118,11 +120,17 @@ class RabbitBroker:
             sent.add_done_callback(_look_at)
 
     async def message_count(self, queue: str) -> int | None:
+        return await self._ask(count_ready, queue)
+
+    async def purge(self, queue: str) -> int:
+        return await self._ask(purge_ready, queue)
+
+    async def _ask(self, question: Callable[[AbstractConnection, str], Awaitable[T]], queue: str) -> T:
         connection = self._consume.connection
         if connection is None or not self._consume.ready:
             raise BrokerUnavailable(f"broker is not connected: {self._consume.fault}")
         try:
-            return await count_ready(connection, queue)
+            return await question(connection, queue)
         except (LinkLost, Refused) as error:
             raise BrokerUnavailable(f"broker was lost: {error}") from error
 
