@@ -17,6 +17,8 @@ from scripts.services import PrivatePostgres, PrivateRabbit, Services
 from scripts.services import services as start_services
 from tests.support.databases import Databases
 
+pytest_plugins = ["tests.support.systems"]
+
 # Settings read TACOQ_*: what a developer has set must not reach the tests, but for the servers to use.
 NAMED = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("TACOQ_")}
 

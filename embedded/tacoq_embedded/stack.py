@@ -27,9 +27,9 @@ class Stack:
         self._settings = settings
         self._grace = grace
         self._workers = workers
-        self._hub = MemoryHub()
+        self.hub = MemoryHub()
         self._exit = AsyncExitStack()
-        self.manager = Manager(settings, MemoryBroker(self._hub, "manager"))
+        self.manager = Manager(settings, MemoryBroker(self.hub, "manager"))
         self.sessions: list[Session] = []
         self._server = HttpServer(create_app(self.manager), settings.host, settings.port)
 
@@ -50,7 +50,7 @@ class Stack:
             await self._server.start()
             started.push_async_callback(self._server.stop)
             for worker in self._workers:
-                session = Session(worker, lambda name: MemoryBroker(self._hub, name), self._settings.topology)
+                session = Session(worker, lambda name: MemoryBroker(self.hub, name), self._settings.topology)
                 await session.start()
                 self.sessions.append(session)
                 started.push_async_callback(session.drain, self._grace)

@@ -13,6 +13,7 @@ import aiohttp
 import asyncpg
 
 from scripts.probes import free_port
+from tacoq_protocol.brokers.rabbitmq import RabbitBroker
 from tests.support.eventually import eventually
 from tests.support.spawn import TACOQ, Spawned, spawn
 
@@ -24,6 +25,8 @@ class Cluster:
 
     def __init__(self, database: str, broker_url: str, namespace: str) -> None:
         self.database = database
+        self.namespace = namespace
+        self._broker_url = broker_url
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {
@@ -47,6 +50,10 @@ class Cluster:
         """Run `tacoq …` until the block ends."""
         process: AbstractContextManager[Spawned] = spawn(TACOQ, *arguments, env=self._env)
         return self._stack.enter_context(process)
+
+    def make_broker(self, name: str) -> RabbitBroker:
+        """Make a client of the broker for the test itself."""
+        return RabbitBroker(self._broker_url, name)
 
     def worker(self, name: str = "worker", *options: str) -> Spawned:
         """Start `tacoq worker`; it may not have joined when this returns: `joined` waits."""

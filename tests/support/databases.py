@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -20,9 +21,7 @@ class Databases:
         self._made = 0
 
     def url_of(self, name: str) -> str:
-        head, _, tail = self._server_url.rpartition("/")
-        _, question, options = tail.partition("?")
-        return f"{head}/{name}{question}{options}"
+        return urlsplit(self._server_url)._replace(path=f"/{name}").geturl()
 
     async def make_template(self) -> None:
         from tacoq_manager.store.migrate import upgrade
