@@ -13,9 +13,10 @@
     hand_back         pending, queued, running      pending
     stop              pending, queued, running      cancelled
     run_out           pending, queued, running      expired                              the worker saw the deadline
-    refuse            pending, queued, running      failed                               Postgres does not take the
-    report cancel            scheduled, pending            cancelled request_cancel    queued, running
-    unchanged, cancel_requested expire            scheduled, pending            expired
+    refuse            pending, queued, running      failed                               no place for the report
+    cancel            scheduled, pending            cancelled
+    request_cancel    queued, running               unchanged, cancel_requested
+    expire            scheduled, pending            expired
 
 A move for a run matches its fence: the release must be the task's latest and still open. Reports close it, by raising
 the number, so that a second one is stale. `give_back` and `lose` leave it open: a task that came back to pending may
@@ -185,10 +186,13 @@ def give_back(fence: Fence) -> Transition:
     )
 
 
-def lose(fence: Fence, *, started: bool, session: UUID | None, spec: KindSpec, detail: str) -> Transition:
+def lose(
+    fence: Fence, *, started: bool, session: UUID | None, spec: KindSpec, detail: str, crash: bool = False
+) -> Transition:
     """The holder or the message of a release is lost.
 
-    Only a start that was reported costs an attempt and counts as a crash.
+    Only a run whose start was reported costs an attempt. `crash`: it is suspected of having ended its session, which
+    makes the task poison when it comes to MAX_CRASHES.
     """
     fatal = started and spec.on_lost == "fail"
     return Transition(
@@ -198,10 +202,10 @@ def lose(fence: Fence, *, started: bool, session: UUID | None, spec: KindSpec, d
         from_states=frozenset({RUNNING}) if started else frozenset({QUEUED}),
         to=TaskState.FAILED if fatal else PENDING,
         costs_attempt=started,
-        crash=started,
+        crash=crash and started,
         attempt_limit=spec.max_attempts,
         session=session,
-        outcome="lost" if started else None,
+        outcome=("crashed" if crash else "lost") if started else None,
         error=ErrorInfo("WorkerLost", detail) if started else None,
     )
 

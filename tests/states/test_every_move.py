@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -72,7 +73,7 @@ MOVES: dict[str, Move] = {
         closes=False,
     ),
     "lose started": Move(
-        lambda i, r: moves.lose(Fence(i, r), started=True, session=SESSION, spec=SPEC, detail="d"),
+        lambda i, r: moves.lose(Fence(i, r), started=True, session=SESSION, spec=SPEC, detail="d", crash=True),
         {S.RUNNING},
         S.PENDING,
         closes=False,
@@ -221,10 +222,48 @@ async def test_run_lost_before_its_start_was_known_costs_nothing(tasks: Tasks) -
     assert not await tasks.connection.fetch("SELECT 1 FROM attempts WHERE task_id = $1", task_id)
 
 
-async def test_third_crash_is_poison(tasks: Tasks) -> None:
+async def test_last_crash_is_poison_and_names_the_sessions_that_died(tasks: Tasks) -> None:
+    task_id = await tasks.make(S.QUEUED, max_attempts=100)
+    sessions = [uuid4() for _ in range(moves.MAX_CRASHES)]
+    for number, session in enumerate(sessions):
+        fence = Fence(task_id, RELEASE + number)
+        await tasks.connection.execute("UPDATE tasks SET state = 'queued', release = $2 WHERE id = $1", *fence)
+        await tasks.apply(moves.start(Started(*fence, NOW), session))
+        lost = moves.lose(fence, started=True, session=session, spec=SPEC, detail="was killed by SIGSEGV", crash=True)
+        await tasks.apply(lost)
+    row = await tasks.row(task_id)
+    error = json.loads(row["error"])
+    assert (row["state"], row["crashes"], error["type"]) == (S.FAILED, moves.MAX_CRASHES, "Poison")
+    assert all(str(session) in error["message"] for session in sessions)
+    assert "was killed by SIGSEGV" in error["message"]
+
+
+async def test_run_lost_beside_the_cause_costs_an_attempt_and_is_no_crash(tasks: Tasks) -> None:
     task_id = await tasks.make(S.RUNNING, crashes=moves.MAX_CRASHES - 1, max_attempts=100)
-    await tasks.apply(MOVES["lose started"].make(task_id, RELEASE))
-    assert (await tasks.row(task_id))["state"] == S.FAILED
+    await tasks.apply(moves.lose(Fence(task_id, RELEASE), started=True, session=SESSION, spec=SPEC, detail="d"))
+    row = await tasks.row(task_id)
+    assert (row["state"], row["attempt"], row["crashes"]) == (S.PENDING, 1, moves.MAX_CRASHES - 1)
+
+
+@pytest.mark.parametrize(("name", "announced"), [("hand back", True), ("fail", False), ("snooze", False)])
+async def test_next_run_after_a_loss_stays_announced_until_it_has_run(tasks: Tasks, name: str, announced: bool) -> None:
+    task_id = await tasks.make(S.QUEUED, announced=True)
+    await tasks.apply(MOVES[name].make(task_id, RELEASE))
+    assert (await tasks.row(task_id))["announced"] is announced
+
+
+async def test_cancel_tells_whether_an_older_release_may_be_about(tasks: Tasks) -> None:
+    never_released = await tasks.make(S.PENDING)
+    given_back = await tasks.make(S.QUEUED, queued_at=NOW)
+    await tasks.apply(MOVES["give back"].make(given_back, RELEASE))
+    handed_back = await tasks.make(S.QUEUED, queued_at=NOW)
+    await tasks.apply(MOVES["hand back"].make(handed_back, RELEASE))
+    applied = await tasks.apply(*(moves.cancel(id)[0] for id in (never_released, given_back, handed_back)))
+    assert {move.transition.task_id: move.was_open for move in applied} == {
+        never_released: False,
+        given_back: True,
+        handed_back: False,
+    }
 
 
 async def test_error_with_a_nul_character_is_kept(tasks: Tasks) -> None:

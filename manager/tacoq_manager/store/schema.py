@@ -108,7 +108,7 @@ attempts = Table(  # ended runs, but for first-time successes, whose row in task
     Column("task_id", Uuid, primary_key=True),
     Column("release", Integer, primary_key=True),
     Column("attempt", Integer, nullable=False),
-    Column("outcome", Text, nullable=False),  # the move: completed, failed, retried, snoozed, cancelled, lost
+    Column("outcome", Text, nullable=False),  # completed, failed, snoozed, cancelled, lost, crashed
     Column("session", Uuid),
     Column("started_at", _moment),
     Column("ended_at", _moment, nullable=False),

@@ -26,7 +26,8 @@ WITH r AS MATERIALIZED (
             WHEN u.costs_attempt AND t.attempt + t.cost >= coalesce(t.max_attempts, u.attempt_limit) THEN 'failed'
             WHEN u.crash AND t.crashes + 1 >= $19 THEN 'failed'
             ELSE coalesce(u.to_state, t.was)
-        END AS state
+        END AS state,
+        u.crash AND t.crashes + 1 >= $19 AND NOT t.cancel_requested AS poison
     FROM unnest(
         $1::int[], $2::uuid[], $3::int[], $4::int[], $5::text[], $6::boolean[], $7::boolean[], $8::boolean[],
         $9::boolean[], $10::int[], $11::float8[], $12::boolean[], $13::uuid[], $14::timestamptz[], $15::float8[],
@@ -69,6 +70,12 @@ history AS (
             WHEN state = 'completed' THEN NULL
             WHEN state = 'cancelled' AND to_state IS DISTINCT FROM 'cancelled'
                 THEN '{"type":"Cancelled","message":"cancelled on request"}'::json
+            WHEN poison THEN json_build_object('type', 'Poison', 'message', format(
+                'it ran in %s worker sessions when they died: %s; the last: %s', crashes + 1,
+                (SELECT string_agg(died::text, ', ') FROM (
+                    SELECT session AS died FROM attempts WHERE task_id = r.id AND outcome = 'crashed'
+                    UNION ALL SELECT by_session
+                ) AS a), error::json ->> 'message'))
             ELSE error::json
         END
     FROM r WHERE state IN ('completed', 'failed', 'cancelled', 'expired')
@@ -84,7 +91,7 @@ moved AS (
         session = CASE WHEN r.closes THEN NULL ELSE coalesce(r.by_session, tasks.session) END,
         started_at = CASE WHEN r.closes THEN NULL ELSE coalesce(r.began_at, tasks.started_at) END,
         cancel_requested = tasks.cancel_requested OR r.request_cancel,
-        announced = CASE WHEN r.closes THEN false ELSE tasks.announced OR r.loses END
+        announced = CASE WHEN r.closes AND outcome IS NOT NULL THEN false ELSE tasks.announced OR r.loses END
     FROM r
     WHERE tasks.id = r.id AND r.state NOT IN ('completed', 'failed', 'cancelled', 'expired')
 ),
@@ -100,13 +107,17 @@ ended AS (
         excluded.error
 )
 SELECT place, was, state, queue, kind, fairness_key,
-    CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at
+    CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at,
+    queued_at IS NOT NULL AS was_open
 FROM r
 """
 
 
 class Applied(NamedTuple):
-    """A move that took place and is committed. `was` and `state` are before and after; `run_at` is when it is due."""
+    """A move that took place and is committed. `was` and `state` are before and after; `run_at` is when it is due.
+
+    `was_open`: its latest release was not closed before the move, so a message or a run of it may still be about.
+    """
 
     transition: Transition
     was: TaskState
@@ -115,6 +126,7 @@ class Applied(NamedTuple):
     kind: str
     fairness_key: str
     run_at: datetime
+    was_open: bool
 
     @property
     def frees_slot(self) -> bool:
@@ -156,8 +168,8 @@ async def apply(connection: HotConnection, transitions: Sequence[Transition]) ->
         MAX_CRASHES,
     )
     return [
-        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, run_at)
-        for place, was, state, queue, kind, key, run_at in records
+        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, run_at, was_open)
+        for place, was, state, queue, kind, key, run_at, was_open in records
     ]
 
 
