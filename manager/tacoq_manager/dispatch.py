@@ -63,6 +63,7 @@ class Dispatcher:
         self._metrics = metrics
         self._changed = asyncio.Event()
         self._declared: set[str] = set()
+        self._held_back: set[str] = set()
 
     def wake(self) -> None:
         """Something changed that may let a task run."""
@@ -71,6 +72,11 @@ class Dispatcher:
     def note(self, lanes: Iterable[Lane]) -> None:
         """Tasks became pending in these lanes."""
         self._lanes.note(lanes)
+        self._changed.set()
+
+    def hold(self, queue: str, holding: bool) -> None:
+        """Release nothing to the queue while `holding`."""
+        (self._held_back.add if holding else self._held_back.discard)(queue)
         self._changed.set()
 
     async def run(self) -> None:
@@ -89,7 +95,7 @@ class Dispatcher:
     async def step(self) -> int:
         """Claim and publish once for every queue that has lanes and credit; return how many tasks were released."""
         released = 0
-        for queue in self._lanes.queues():
+        for queue in set(self._lanes.queues()) - self._held_back:
             epoch = self._leader.epoch
             if epoch is None or self._broker.state is not LinkState.OPEN:
                 return 0

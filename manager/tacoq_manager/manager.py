@@ -51,6 +51,7 @@ from tacoq_manager.upkeep.timers import DueTimer
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared
 from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.http import Accepted, QueueView
+from tacoq_protocol.messages import Fence
 from tacoq_protocol.states import TaskState
 
 log = logging.getLogger("tacoq.manager")
@@ -97,7 +98,7 @@ class Manager:
             self.metrics,
             random=Random(),
             on_settled=self._settled,
-            on_redelivered=lambda fence: self.rescuer.redelivered(fence),
+            on_redelivered=self._came_back,
         )
         self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.dispatcher.note).step)
         self.expiry = DueTimer("expire", Expiry(upkeep, self.leader, self.settler).step)
@@ -129,6 +130,7 @@ class Manager:
             presence=self.presence,
             settler=self.settler,
             credit=self.credit,
+            hold=self.dispatcher.hold,
         )
         self.recount = Recount(upkeep, self.credit, self.dispatcher.note)
         self.news = News(
@@ -138,6 +140,7 @@ class Manager:
             others_live=lambda: sessions.other_managers(monotonic()),
             on_final=self.waiters.settled,
             on_ended=self._ended_elsewhere,
+            on_redelivered=self.rescuer.redelivered,
         )
 
     async def start(self) -> None:
@@ -162,7 +165,7 @@ class Manager:
         self._begin("leader", run_every(RENEW_SECONDS, "leader", self.leader.step))
         self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
         self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self.canceller.remind)))
-        self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step))
+        self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
         self._begin("partitions", run_every(PARTITIONS_SECONDS, "partitions", self._while_leading(self._partitions)))
 
     async def stop(self) -> None:
@@ -240,6 +243,11 @@ class Manager:
         for queue, count in ended.items():
             self.credit.ended(queue, count)
         self.dispatcher.wake()
+
+    def _came_back(self, fence: Fence) -> None:
+        self.rescuer.redelivered([fence])
+        if self.leader.epoch is None:
+            self.news.tell_redelivered(fence)
 
     async def _taken(self) -> None:
         """This manager leads now: learn what is released and what waits before anything is claimed."""

@@ -8,16 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, Outgoing
 from tacoq_protocol.errors import BrokerError, DecodeError
-from tacoq_protocol.messages import Settled
+from tacoq_protocol.messages import Fence, Settled
 from tacoq_protocol.topology import Binding, Queue, Topology
 
 log = logging.getLogger("tacoq.news")
+
+T = TypeVar("T")
 
 PUBLISH_SECONDS: Final = 2.0
 IDS_IN_A_MESSAGE: Final = 10_000
@@ -35,16 +37,19 @@ class News:
         others_live: Callable[[], bool],
         on_final: Callable[[Sequence[UUID]], None],
         on_ended: Callable[[Mapping[str, int]], None],
+        on_redelivered: Callable[[Sequence[Fence]], None],
     ) -> None:
-        """`others_live`: is anybody there to tell. `on_final`, `on_ended` hear what other managers tell."""
+        """`others_live`: is anybody there to tell. The others hear what other managers tell."""
         self._broker = broker
         self._topology = topology
         self._manager = manager
         self._others_live = others_live
         self._on_final = on_final
         self._on_ended = on_ended
+        self._on_redelivered = on_redelivered
         self._final: dict[UUID, None] = {}
         self._ended: Counter[str] = Counter()
+        self._redelivered: dict[Fence, None] = {}
         self._work = asyncio.Event()
         self._consuming: Consuming | None = None
         self._publisher: asyncio.Task[None] | None = None
@@ -72,11 +77,17 @@ class News:
             self._ended.update(ended)
             self._work.set()
 
+    def tell_redelivered(self, fence: Fence) -> None:
+        """Tell the other managers that a session handed this back, for it had come a second time."""
+        if self._others_live():
+            self._redelivered[fence] = None
+            self._work.set()
+
     async def _publish_forever(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._final or self._ended:
+            while self._final or self._ended or self._redelivered:
                 message = self._next_message()
                 outgoing = Outgoing(
                     self._topology.settled.name,
@@ -93,11 +104,9 @@ class News:
                     log.exception("news lost", extra={"tasks": len(message.final)})
 
     def _next_message(self) -> Settled:
-        ids = list(islice(self._final, IDS_IN_A_MESSAGE))
-        for id in ids:
-            del self._final[id]
+        ids = _take(self._final)
         ended, self._ended = dict(self._ended), Counter()
-        return Settled(self._manager, ids, ended)
+        return Settled(self._manager, ids, ended, _take(self._redelivered))
 
     def _hear(self, delivery: Delivery) -> None:
         try:
@@ -110,3 +119,12 @@ class News:
         if message.manager != self._manager:
             self._on_final(message.final)
             self._on_ended(message.ended)
+            self._on_redelivered(message.redelivered)
+
+
+def _take(waiting: dict[T, None]) -> list[T]:
+    """Take as many as go in a message."""
+    taken = list(islice(waiting, IDS_IN_A_MESSAGE))
+    for each in taken:
+        del waiting[each]
+    return taken

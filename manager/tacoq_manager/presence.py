@@ -125,20 +125,23 @@ class Presence:
     async def inventory(self, queue: str, seconds: float) -> dict[UUID, frozenset[Fence]] | None:
         """Ask the queue's sessions what they hold; None unless every one that is live by then answers in time.
 
-        A session that registered before any of the others answered is heard before their answers, and has to
-        answer, too. Without live sessions the answer is empty.
+        The manager answers, too: who registered before the question is heard before that, and has to answer. Sessions
+        register before they consume, so that a message which was gone by then is held by one of these or by nobody.
+        Without live sessions the answer is empty.
         """
         question = _Question(queue)
         key = uuid4()
         self._questions[key] = question
+        own = codec.encode(Inventory(self._manager, queue, key, []))
+        answer = Outgoing(self._topology.presence.name, "", codec.PRESENCE.name, own, mandatory=False)
         try:
-            if not await self.send(f"queue.{queue}", AskHeld(key)):
+            if not await self._publish([self._control(f"queue.{queue}", AskHeld(key)), answer]):
                 return None
             async with asyncio.timeout(seconds):
                 while not self._answered_by_all(question):
                     question.answered.clear()
                     await question.answered.wait()
-            return question.answers
+            return {session: held for session, held in question.answers.items() if session != self._manager}
         except TimeoutError:
             return None
         finally:
@@ -240,7 +243,8 @@ class Presence:
         self._on_change(queue)
 
     def _answered_by_all(self, question: _Question) -> bool:
-        return all(state.session in question.answers for state in self._sessions.live(question.queue))
+        asked = {self._manager, *(state.session for state in self._sessions.live(question.queue))}
+        return asked <= question.answers.keys()
 
     def _introduce(self, key: str) -> None:
         self._strangers.add(key)

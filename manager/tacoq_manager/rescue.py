@@ -1,15 +1,18 @@
 """Rescue: presence and doubtful releases in, lost ones back to pending (or failed, when they used up their tries).
 
-Nothing is rescued by elapsed time alone. Time only makes a release doubtful; it is freed when its holder is known to be
-lost, or when every live session of its queue has said that it does not hold it and no message of it can be under way.
+Nothing is rescued by elapsed time alone. Time, or a message that came back, only makes a release doubtful; it is freed
+when its holder is known to be lost, or when every live session of its queue has said that it does not hold it and no
+message of it can be under way.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 from tacoq_manager.credit import Credit
@@ -29,10 +32,13 @@ log = logging.getLogger("tacoq.rescue")
 
 STEP_SECONDS = 2.0
 INVENTORY_SECONDS = 2.0
+REPORTS_SECONDS = 5.0  # for what has arrived to be settled
+LOOKS_AT_REPORTS = 20
+LOOK_AGAIN_SECONDS = 0.05
 
 
 class Rescuer:
-    """Frees releases that nobody works on. Leader only."""
+    """Frees releases that nobody works on. Leader only. `wake` is set when there is reason to look at once."""
 
     def __init__(
         self,
@@ -45,7 +51,9 @@ class Rescuer:
         presence: Presence,
         settler: Settler,
         credit: Credit,
+        hold: Callable[[str, bool], None],
     ) -> None:
+        """`hold(queue, True)`: nothing more is released to the queue until `hold(queue, False)`."""
         self._connection = connection
         self._broker = broker
         self._topology = topology
@@ -54,40 +62,49 @@ class Rescuer:
         self._presence = presence
         self._settler = settler
         self._credit = credit
+        self._hold = hold
+        self._held_back: set[str] = set()
         self._redelivered: dict[Fence, float] = {}
         self._absent: dict[UUID, float] = {}  # sessions that run something and are not live, since when
+        self.wake = asyncio.Event()
 
-    def redelivered(self, fence: Fence) -> None:
-        """A session took the message of `fence` off the broker without running it: its first holder may still
-        run it.
-        """
-        self._redelivered[fence] = time.monotonic()
+    def redelivered(self, fences: Iterable[Fence]) -> None:
+        """Sessions took the messages of these off the broker without running them: first holders may still run them."""
+        self._redelivered.update(dict.fromkeys(fences, time.monotonic()))
+        self.wake.set()
 
     async def session_lost(self, session: UUID, queue: str, detail: str) -> int:
         """Free at once what a lost session has reported to run; return how many."""
+        self.wake.set()  # what it had not begun was given to others, who may have handed it back before
         if not await self._reports_are_settled():
             return 0  # what it reported at its end counts; the next step finds the rest
-        return await self._free(await store.of_session(self._connection, session, queue), detail)
+        return await self._free(await store.of_session(self._connection, session, queue), detail, died=True)
 
     async def take_back_all(self) -> int:
         """Free every release at once; return how many.
 
         Only for a start at which nobody can hold any: with an in-process broker.
         """
-        return await self._free(await store.all_released(self._connection), "the process it ran in is gone")
+        released = await store.all_released(self._connection)
+        return await self._free(released, "the process it ran in is gone", died=True)
 
     async def step(self) -> int:
         """Look for releases that nobody works on and free them; return how many."""
         steady = self._sessions.steady_since
         if self._leader.epoch is None or steady is None:
             self._absent.clear()
+            self._forget_old()
             return 0
         if not self._credit.total():
             self._redelivered.clear()
+            self._let_go(keep=())
             return 0
+        returned = set(self._redelivered)
         asked = {session.session for session in self._sessions.live()}
-        doubtful = await store.doubtful(self._connection, asked, LEASE_SECONDS)
-        self._redelivered = _of_late(self._redelivered, {item.fence for item in doubtful})
+        ids = {fence.task_id for fence in returned}
+        doubtful = await store.doubtful(self._connection, asked, LEASE_SECONDS, ids)
+        for fence in returned - {item.fence for item in doubtful}:
+            self._redelivered.pop(fence, None)  # that release has ended
         live = {session.session for session in self._sessions.live()}  # with those that joined while Postgres was asked
         gone = self._gone({item.session for item in doubtful if item.session is not None} - live)
         if time.monotonic() - steady < LEASE_SECONDS:
@@ -97,19 +114,30 @@ class Rescuer:
         orphans = [item for item in doubtful if item.session in gone]
         freed = 0
         if orphans and await self._reports_are_settled():
-            freed = await self._free(orphans, "its worker stopped sending heartbeats")
+            freed = await self._free(orphans, "its worker stopped sending heartbeats", died=True)
         by_queue: dict[str, list[Doubtful]] = defaultdict(list)
         for item in doubtful:
-            if item.session is None or item.session in live:
+            known_to_run = item.session is not None and (item.session not in live or not item.old)
+            if not known_to_run and (item.old or item.fence in returned):
                 by_queue[item.queue].append(item)
+        self._let_go(keep=by_queue)
         for queue, suspects in by_queue.items():
-            freed += await self._free(await self._held_by_nobody(queue, suspects), "no worker holds it any more")
+            nobodys = await self._held_by_nobody(queue, suspects)
+            freed += await self._free(nobodys, "no worker holds it any more", died=False)
         return freed
 
     async def _held_by_nobody(self, queue: str, suspects: Sequence[Doubtful]) -> list[Doubtful]:
         """Of `suspects`, return those no message, no live session and no report on its way can belong to."""
-        waiting = await self._broker.message_count(self._topology.task_queue_name(queue))
-        suspects = [item for item in suspects if item.started or not waiting or item.fence in self._redelivered]
+        name = self._topology.task_queue_name(queue)
+        waiting = await self._broker.message_count(name)
+        if waiting and not self._sessions.live(queue):
+            # Nobody is there to take them; whoever comes would run them beside their next release.
+            purged = await self._broker.purge(name)
+            log.warning("messages of a queue without workers taken back", extra={"queue": queue, "messages": purged})
+        elif waiting:
+            # Any of them may be a suspect's. For a while nothing is added, so that the queue is seen empty.
+            self._hold_back(queue)
+            suspects = [item for item in suspects if item.started or item.fence in self._redelivered]
         if not suspects:
             return []
         inventory = await self._presence.inventory(queue, INVENTORY_SECONDS)
@@ -119,15 +147,30 @@ class Rescuer:
         suspects = [item for item in suspects if item.fence not in held]
         return suspects if suspects and await self._reports_are_settled() else []
 
+    def _hold_back(self, queue: str) -> None:
+        """Every other time: a queue that does not become empty is not to stand still."""
+        holds = queue not in self._held_back
+        self._held_back.symmetric_difference_update({queue})
+        self._hold(queue, holds)
+
+    def _let_go(self, keep: Collection[str]) -> None:
+        for queue in [queue for queue in self._held_back if queue not in keep]:
+            self._hold_back(queue)
+
     async def _reports_are_settled(self) -> bool:
         """True when all that workers had confirmed before this call is applied.
 
         Who was found not to hold a release, or to be lost, may have reported its outcome just before.
         """
-        if await self._broker.message_count(self._topology.reports_queue.name):
-            return False
-        await self._settler.caught_up()
-        return True
+        for _ in range(LOOKS_AT_REPORTS):
+            if not await self._broker.message_count(self._topology.reports_queue.name):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(REPORTS_SECONDS):
+                        await self._settler.caught_up()
+                        return True
+                return False
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        return False
 
     def _gone(self, absent: set[UUID]) -> set[UUID]:
         """Of these sessions, that run something and are not live, return those that will not be heard any more.
@@ -142,7 +185,9 @@ class Rescuer:
             if self._sessions.is_gone(session) or now - since >= LEASE_SECONDS
         }
 
-    async def _free(self, lost: Iterable[Doubtful], detail: str) -> int:
+    async def _free(self, lost: Sequence[Doubtful], detail: str, *, died: bool) -> int:
+        """Free these; `died`: their sessions may have ended because of them."""
+        suspected = _suspected(lost) if died else frozenset()
         transitions = [
             lose(
                 item.fence,
@@ -150,6 +195,7 @@ class Rescuer:
                 session=item.session,
                 spec=self._sessions.spec(item.queue, item.kind) or KindSpec(item.kind),
                 detail=detail,
+                crash=item.fence in suspected,
             )
             for item in lost
         ]
@@ -164,14 +210,24 @@ class Rescuer:
                     "release": move.transition.release,
                     "session": move.transition.session,
                     "to": move.state,
+                    "crash": move.transition.crash,
                     "detail": detail,
                 },
             )
-            self._redelivered.pop(Fence(move.transition.task_id, move.transition.release or 0), None)
         return len(applied)
 
+    def _forget_old(self) -> None:
+        """Who does not lead keeps what came back lately, for the case that it will."""
+        now = time.monotonic()
+        self._redelivered = {fence: at for fence, at in self._redelivered.items() if now - at < LEASE_SECONDS}
 
-def _of_late(redelivered: dict[Fence, float], doubtful: set[Fence]) -> dict[Fence, float]:
-    """Drop what is older than a lease and not doubtful: its release has ended."""
-    now = time.monotonic()
-    return {fence: at for fence, at in redelivered.items() if fence in doubtful or now - at < LEASE_SECONDS}
+
+def _suspected(lost: Sequence[Doubtful]) -> frozenset[Fence]:
+    """Of the runs that were lost with each session, return those that may have been the cause.
+
+    When one of them was suspected before, those that were so less often were only beside it.
+    """
+    most: dict[UUID | None, int] = defaultdict(int)
+    for item in lost:
+        most[item.session] = max(most[item.session], item.crashes)
+    return frozenset(item.fence for item in lost if item.started and item.crashes == most[item.session])

@@ -258,8 +258,9 @@ Control = CancelRuns | Drain | Rebuild | AskHeld | Introduce
 
 
 class Settled(Struct):
-    """Ids that became final and releases that ended, told by one manager to the others."""
+    """Ids that became final, releases that ended and such as came back, told by one manager to the others."""
 
     manager: UUID
     final: list[UUID]
     ended: dict[str, int]  # queue → releases that hold no slot any more
+    redelivered: list[Fence] = []  # handed back because the broker gave them a second time

@@ -13,6 +13,7 @@ from tacoq_manager.news import IDS_IN_A_MESSAGE, News
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Consumer, Declared, Delivery, Outgoing
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
+from tacoq_protocol.messages import Fence
 from tacoq_protocol.topology import Binding, Queue, Topology
 from tests.support import eventually
 
@@ -27,6 +28,7 @@ class Ear:
         self.others_live = True
         self.final: list[UUID] = []
         self.ended: Counter[str] = Counter()
+        self.redelivered: list[Fence] = []
         self.news = News(
             self.broker,
             TOPOLOGY,
@@ -34,6 +36,7 @@ class Ear:
             others_live=lambda: self.others_live,
             on_final=self._final,
             on_ended=self._ended,
+            on_redelivered=self.redelivered.extend,
         )
 
     def _final(self, ids: Sequence[UUID]) -> None:
@@ -87,6 +90,14 @@ async def test_what_one_settles_the_other_hears_and_not_itself(pair: tuple[Ear, 
     assert other.ended == {"default": 2}
     assert one.final == []
     assert not one.ended
+
+
+async def test_what_came_back_is_told_to_the_one_who_may_lead(pair: tuple[Ear, Ear]) -> None:
+    one, other = pair
+    fence = Fence(uuid4(), 3)
+    one.news.tell_redelivered(fence)
+    await eventually(lambda: other.redelivered == [fence])
+    assert one.redelivered == []
 
 
 async def test_without_other_managers_nothing_is_sent(pair: tuple[Ear, Ear], messages: list[Delivery]) -> None:

@@ -25,7 +25,7 @@ STATEMENTS = {
     "settle": (settle._APPLY, 19),
     "promote": (schedule._PROMOTE, 1),
     "overdue": (schedule._OVERDUE, 1),
-    "doubtful": (rescue._DOUBTFUL, 2),
+    "doubtful": (rescue._DOUBTFUL, 3),
     "cancels": (cancel._REQUESTED, 0),
     "reroute": (reroute._REROUTE, 4),
 }

@@ -14,7 +14,7 @@ from tacoq_manager.sessions import LEASE_SECONDS
 from tacoq_manager.store import rescue as store
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Outgoing
-from tacoq_protocol.messages import Completed, Fence, Heartbeat, Reports, Started
+from tacoq_protocol.messages import Completed, Fence, Heartbeat, Reports, Returned, ReturnReason, Started
 from tests.stages.floor import Floor
 from tests.support.eventually import eventually
 
@@ -52,13 +52,26 @@ class Scene:
     async def start(self) -> None:
         await self.floor.report(Started(self.task_id, 1, datetime(2026, 1, 1, tzinfo=UTC)))
 
+    async def message_that_nobody_takes(self) -> None:
+        """The session is live, and deaf: another release stays in the queue."""
+        floor = self.floor
+        await floor.worker.stop()
+        floor.join("k", slots=10)
+        await floor.accept()
+        await floor.manager.dispatcher.step()
+        assert await self.messages() == 1
+
+    async def messages(self) -> int | None:
+        topology = self.floor.manager.topology
+        return await self.floor.manager.broker.message_count(topology.task_queue_name("default"))
+
     async def completed(self) -> None:
         """The session's report of a completion is on its way."""
         report = Completed(self.task_id, 1, datetime(2026, 1, 1, tzinfo=UTC), 1.0, b"1")
         topology = self.floor.manager.topology
         body = codec.encode(Reports(self.floor.session, "default", [report]))
         message = Outgoing(topology.reports.name, topology.reports_queue.name, codec.REPORTS.name, body)
-        await self.floor.worker.publish([message], seconds=5)
+        await self.floor.manager.broker.publish([message], seconds=5)
 
     async def state_after_step(self) -> str:
         await self.floor.manager.rescuer.step()
@@ -99,17 +112,66 @@ async def test_release_that_is_young_is_left(scene: Scene) -> None:
     assert await scene.state_after_step() == "queued"
 
 
+async def test_young_release_that_came_back_and_is_held_by_nobody_is_freed_at_once(scene: Scene) -> None:
+    """Its holder died before it began: it waits for no lease, and costs nothing."""
+    await scene.floor.connection.execute("UPDATE tasks SET queued_at = now()")
+    rescuer = scene.floor.manager.rescuer
+    assert not rescuer.wake.is_set()
+    await scene.floor.report(Returned(scene.task_id, 1, ReturnReason.REDELIVERED))
+    assert rescuer.wake.is_set()
+    assert await scene.state_after_step() == "pending"
+    row = await scene.floor.row(scene.task_id)
+    assert (row["attempt"], row["crashes"]) == (0, 0)
+
+
+async def test_young_release_that_came_back_and_is_still_held_is_left(scene: Scene) -> None:
+    await scene.floor.connection.execute("UPDATE tasks SET queued_at = now()")
+    await scene.floor.report(Returned(scene.task_id, 1, ReturnReason.REDELIVERED))
+    scene.held = {scene.floor.session: frozenset({Fence(scene.task_id, 1)})}
+    assert await scene.state_after_step() == "queued"
+
+
+async def test_releases_of_a_queue_without_workers_are_taken_back_with_their_messages(scene: Scene) -> None:
+    """Whoever comes later would run the old message beside the new release."""
+    await scene.message_that_nobody_takes()
+    await scene.floor.connection.execute("UPDATE tasks SET queued_at = now() - interval '1 minute'")
+    scene.floor.manager.sessions.leave(scene.floor.session)
+    scene.held = {}
+    await scene.floor.manager.rescuer.step()
+    rows = await scene.floor.connection.fetch("SELECT state, attempt, crashes FROM tasks")
+    assert [tuple(row) for row in rows] == [("pending", 0, 0)] * 2
+    assert await scene.messages() == 0
+
+
+async def test_queue_that_is_not_empty_beside_a_suspect_is_held_back_by_turns(scene: Scene) -> None:
+    """So that it is seen empty, and yet does not stand still when it never is."""
+    floor = scene.floor
+    await scene.message_that_nobody_takes()
+    await floor.accept()
+    await scene.state_after_step()
+    assert await floor.manager.dispatcher.step() == 0
+    await scene.state_after_step()
+    assert await floor.manager.dispatcher.step() == 1
+
+
+async def test_queue_is_let_go_when_there_is_no_suspect_any_more(scene: Scene) -> None:
+    floor = scene.floor
+    await scene.message_that_nobody_takes()
+    await floor.accept()
+    await scene.state_after_step()
+    await scene.completed()
+    await eventually(lambda: bool(floor.manager.settler._arrived))
+    await floor.manager.settler.step()
+    await floor.manager.rescuer.step()
+    assert await floor.manager.dispatcher.step() == 1
+
+
 async def test_release_whose_message_may_be_in_the_queue_is_left(scene: Scene) -> None:
     """Unless its message was handed back: then it is not the one that is there."""
     floor = scene.floor
-    await floor.worker.stop()
-    floor.manager.credit.ended("default", 1)
-    floor.join("k", slots=10)
-    await floor.accept()
-    await floor.manager.dispatcher.step()
-    assert await floor.manager.broker.message_count(floor.manager.topology.task_queue_name("default")) == 1
+    await scene.message_that_nobody_takes()
     assert await scene.state_after_step() == "queued"
-    floor.manager.rescuer.redelivered(Fence(scene.task_id, 1))
+    floor.manager.rescuer.redelivered([Fence(scene.task_id, 1)])
     assert await scene.state_after_step() == "pending"
 
 
@@ -131,8 +193,28 @@ async def test_long_run_that_its_session_lists_is_left_and_nobody_is_asked(scene
 
 
 async def test_run_that_its_live_session_knows_nothing_of_is_freed(scene: Scene) -> None:
+    """Lost within a process that lives: an attempt, and no crash."""
     await scene.start()
     assert await scene.state_after_step() == "pending"
+    row = await scene.floor.row(scene.task_id)
+    assert (row["attempt"], row["crashes"]) == (1, 0)
+
+
+async def test_start_that_a_wrong_clock_puts_into_the_future_hides_no_lost_run(scene: Scene) -> None:
+    await scene.floor.report(Started(scene.task_id, 1, datetime(2100, 1, 1, tzinfo=UTC)))
+    assert await scene.state_after_step() == "pending"
+
+
+async def test_of_the_runs_lost_with_a_session_those_suspected_most_are_charged(scene: Scene) -> None:
+    """Nobody knows which of them ended it; who was there before when one died is more likely."""
+    floor = scene.floor
+    (beside,) = await floor.accept()
+    await floor.dispatch()
+    await floor.report(*(Started(id, 1, datetime.now(UTC)) for id in (scene.task_id, beside)))
+    await floor.connection.execute("UPDATE tasks SET crashes = 1 WHERE id = $1", scene.task_id)
+    await floor.manager.rescuer.session_lost(floor.session, "default", "signal 9")
+    rows = {row["id"]: row for row in await floor.connection.fetch("SELECT * FROM tasks")}
+    assert {id: (row["crashes"], row["attempt"]) for id, row in rows.items()} == {scene.task_id: (2, 1), beside: (0, 1)}
 
 
 async def test_report_under_way_is_waited_for(scene: Scene) -> None:

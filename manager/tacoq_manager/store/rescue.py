@@ -11,39 +11,44 @@ from asyncpg import Record
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.messages import Fence
 
+# By `queued_at`, also of runs: their starts are told by the workers' clocks.
 _DOUBTFUL: Final = """
-SELECT id, release, queue, kind, state = 'running' AS started, session
+SELECT id, release, queue, kind, state = 'running' AS started, session, crashes,
+    queued_at < now() - make_interval(secs => $2) AS old
 FROM tasks
-WHERE state IN ('queued', 'running') AND release > 0
-  AND (CASE state
-       WHEN 'running' THEN session <> ALL ($1::uuid[]) OR started_at < now() - make_interval(secs => $2)
-       ELSE queued_at < now() - make_interval(secs => $2) END)
+WHERE state IN ('queued', 'running')
+  AND (queued_at < now() - make_interval(secs => $2) OR id = ANY ($3::uuid[])
+       OR state = 'running' AND session <> ALL ($1::uuid[]))
 """
 
 _OF_SESSION: Final = """
-SELECT id, release, queue, kind, true AS started, session
+SELECT id, release, queue, kind, true AS started, session, crashes, true AS old
 FROM tasks WHERE state IN ('queued', 'running') AND queue = $2 AND state = 'running' AND session = $1
 """
 
 _RELEASED: Final = """
-SELECT id, release, queue, kind, state = 'running' AS started, session
+SELECT id, release, queue, kind, state = 'running' AS started, session, crashes, true AS old
 FROM tasks WHERE state IN ('queued', 'running')
 """
 
 
 class Doubtful(NamedTuple):
-    """A released task. `session` reported its start; None when no start was reported."""
+    """A released task. `session` reported its start; None when no start was reported. `old`: released long ago."""
 
     fence: Fence
     queue: str
     kind: str
     started: bool
     session: UUID | None
+    crashes: int
+    old: bool
 
 
-async def doubtful(connection: HotConnection, live: Collection[UUID], seconds: float) -> list[Doubtful]:
-    """Return released tasks of sessions that are not `live`, and those released or started more than `seconds` ago."""
-    return _read(await connection.fetch(_DOUBTFUL, list(live), seconds))
+async def doubtful(
+    connection: HotConnection, live: Collection[UUID], seconds: float, named: Collection[UUID]
+) -> list[Doubtful]:
+    """Return released tasks of sessions not `live`, those released more than `seconds` ago, and the `named`."""
+    return _read(await connection.fetch(_DOUBTFUL, list(live), seconds, list(named)))
 
 
 async def of_session(connection: HotConnection, session: UUID, queue: str) -> list[Doubtful]:
@@ -58,6 +63,6 @@ async def all_released(connection: HotConnection) -> list[Doubtful]:
 
 def _read(rows: Sequence[Record]) -> list[Doubtful]:
     return [
-        Doubtful(Fence(row["id"], row["release"]), row["queue"], row["kind"], row["started"], row["session"])
-        for row in rows
+        Doubtful(Fence(id, release), queue, kind, started, session, crashes, old)
+        for id, release, queue, kind, started, session, crashes, old in rows
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_protocol.errors import BrokerError
@@ -12,10 +13,11 @@ from tacoq_protocol.errors import BrokerError
 log = logging.getLogger("tacoq.upkeep")
 
 Step = Callable[[], Awaitable[int]]
+GATHER_SECONDS = 0.05  # what wakes a step rarely comes alone
 
 
-async def run_every(seconds: float, name: str, step: Step) -> None:
-    """Run `step` every `seconds`.
+async def run_every(seconds: float, name: str, step: Step, *, wake: asyncio.Event | None = None) -> None:
+    """Run `step` every `seconds`, and soon after `wake` is set.
 
     An outage is a warning; anything else is a bug, logged whole; both are tried again.
     """
@@ -26,4 +28,11 @@ async def run_every(seconds: float, name: str, step: Step) -> None:
             log.warning("a step has to wait", extra={"step": name, "error": str(error)})
         except Exception:
             log.exception("a step failed", extra={"step": name})
-        await asyncio.sleep(seconds)
+        if wake is None:
+            await asyncio.sleep(seconds)
+            continue
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await wake.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+        wake.clear()
