@@ -17,6 +17,7 @@ from tacoq_worker import Worker
 from tacoq_worker.held import Message
 from tacoq_worker.session import Session
 from tacoq_worker.settings import Pace
+from tests.support import eventually
 from tests.worker.manager import QUICK, TOPOLOGY, FakeManager, make_release, playing
 
 
@@ -215,9 +216,9 @@ def consumers(hub: MemoryHub, manager: FakeManager) -> int:
     return len(hub._queues[manager.topology.task_queue_name(manager.queue)].taps)
 
 
-def close_slowly(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+async def close_slowly(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """As over a network: others run before the consumer is closed."""
-    consuming = session._intake._consuming
+    consuming = await eventually(lambda: session._intake._consuming)
     assert consuming is not None
     close = consuming.close
 
@@ -233,7 +234,7 @@ async def test_two_rebuilds_at_once_leave_one_consumer(
 ) -> None:
     gate = Gate()
     async with playing(gate.worker, make_broker) as (session, manager):
-        close_slowly(session, monkeypatch)
+        await close_slowly(session, monkeypatch)
         await asyncio.gather(session._intake.rebuild(), session._intake.rebuild())
         assert consumers(hub, manager) == 1
         assert isinstance(await manager.run("noop"), Completed)
@@ -244,7 +245,7 @@ async def test_a_rebuild_under_way_does_not_outlive_the_beginning_of_a_drain(
 ) -> None:
     gate = Gate()
     async with playing(gate.worker, make_broker) as (session, manager):
-        close_slowly(session, monkeypatch)
+        await close_slowly(session, monkeypatch)
         await asyncio.gather(session._intake.rebuild(), session._intake.stop())
         assert consumers(hub, manager) == 0
 

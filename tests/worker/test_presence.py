@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 
 import pytest
 
-from tacoq_protocol.broker import BrokerFactory
-from tacoq_protocol.brokers.memory import MemoryHub
+from tacoq_protocol.broker import BrokerFactory, Outgoing
+from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
+from tacoq_protocol.errors import PublishUnconfirmed
 from tacoq_protocol.messages import Heartbeat, Introduce, Leave, Register
 from tacoq_worker import Worker
-from tests.worker.manager import FakeManager, make_release, playing
+from tests.worker.manager import TOPOLOGY, FakeManager, make_release, playing
 
 
 def make_worker() -> tuple[Worker, asyncio.Event]:
@@ -48,6 +50,71 @@ async def test_a_session_registers_before_it_beats_and_leaves_last(make_broker: 
         assert beat.rss_bytes is not None
         assert beat.rss_bytes > 1_000_000
         assert isinstance(manager.presence[-1], Leave)
+
+
+class Unheard(MemoryBroker):
+    """The link that tells of presence; nobody confirms anything on it until `heard`."""
+
+    tries = 0
+    heard = False
+
+    async def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> None:
+        type(self).tries += 1
+        if not self.heard:
+            raise PublishUnconfirmed("nobody answers")
+        await super().publish(messages, seconds=seconds)
+
+
+@pytest.fixture
+def unheard() -> type[Unheard]:
+    return type("Unheard", (Unheard,), {})  # the session makes it: what a test must reach is kept in the class
+
+
+def on(hub: MemoryHub, unheard: type[Unheard]) -> BrokerFactory:
+    return lambda name: (unheard if "heartbeat" in name else MemoryBroker)(hub, name)
+
+
+async def test_no_release_is_taken_before_the_registration_is_confirmed(hub: MemoryHub, unheard: type[Unheard]) -> None:
+    worker, go_on = make_worker()
+    go_on.set()
+    async with playing(worker, on(hub, unheard)) as (session, manager):
+        release = make_release("wait")
+        await manager.publish(release)
+        await manager.until(lambda: unheard.tries > 3)
+        assert await manager.ready_messages() == 1
+        assert not session._intake.active
+        unheard.heard = True
+        await manager.outcome(release)
+        assert session._intake.active
+
+
+async def test_a_drain_before_the_registration_ends_a_session_that_took_nothing(
+    hub: MemoryHub, unheard: type[Unheard]
+) -> None:
+    worker, _ = make_worker()
+    async with playing(worker, on(hub, unheard)) as (session, manager):
+        await manager.publish(make_release("wait"))
+        await manager.until(lambda: unheard.tries > 0)
+        draining = asyncio.create_task(session.drain(30.0))
+        unheard.heard = True
+        assert await draining
+        assert await manager.ready_messages() == 1
+        assert not manager.reports
+
+
+async def test_a_registration_for_a_manager_that_asks_leaves_the_consumer_alone(
+    hub: MemoryHub, make_broker: BrokerFactory
+) -> None:
+    worker, _ = make_worker()
+    async with playing(worker, make_broker) as (session, manager):
+        queue = hub._queues[TOPOLOGY.task_queue_name(worker.queue)]
+        await manager.until(lambda: session._intake.active)
+        before = list(queue.taps)
+        await manager.control(session.id, Introduce())
+        await manager.until(lambda: sum(isinstance(m, Register) for m in manager.presence) == 2)
+        beats = len(manager.presence)
+        await manager.until(lambda: len(manager.presence) > beats + 2)
+        assert list(queue.taps) == before
 
 
 async def test_beats_list_what_runs_for_long(make_broker: BrokerFactory) -> None:

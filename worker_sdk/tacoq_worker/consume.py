@@ -48,14 +48,15 @@ class Intake:
         self._cancels = _EarlyCancels()
         self._prefetch = prefetch
         self._consuming: Consuming | None = None
-        self._closed = True
+        self._closed = False
         self.held: dict[Fence, Held] = {}
 
     async def start(self) -> None:
-        """Consume from now on."""
-        self._closed = False
-        self._consuming = await self._broker.consume(Consumer(self._queue, self._delivered, prefetch=self._prefetch))
-        if self._closed:  # meanwhile
+        """Consume from now on, unless `stop` came before, or comes meanwhile."""
+        if not self._closed:
+            consumer = Consumer(self._queue, self._delivered, prefetch=self._prefetch)
+            self._consuming = await self._broker.consume(consumer)
+        if self._closed and self._consuming is not None:
             await self._consuming.stop()
 
     @property
@@ -81,8 +82,7 @@ class Intake:
             return
         consuming, self._consuming = self._consuming, None  # so that a second rebuild does nothing
         await consuming.close()
-        if not self._closed:
-            await self.start()
+        await self.start()
 
     def confirmed(self, ended: Iterable[Held]) -> None:
         """The broker has these releases' reports: let go of them, and ack what waited for nothing else."""

@@ -57,14 +57,17 @@ class HeartbeatThread:
         *,
         session: UUID,
         version: str,
+        registered: Callable[[], None],
         pace: Pace,
     ) -> None:
+        """`registered` is called on the running loop whenever a registration is confirmed: every manager gets it."""
         self._worker = worker
         self._make_broker = make_broker
         self._topology = topology
         self._vitals = vitals
         self._session = session
         self._version = version
+        self._confirmed = registered
         self._pace = pace
         self._started_at = datetime.now(UTC)
         self._process = psutil.Process()
@@ -107,8 +110,11 @@ class HeartbeatThread:
         except Exception:
             log.exception("heartbeats ended: managers will take this session for lost")
         finally:
-            with contextlib.suppress(RuntimeError):  # the main loop is closed: nobody waits
-                self._main.call_soon_threadsafe(self._ended.set)
+            self._tell_main(self._ended.set)
+
+    def _tell_main(self, callback: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the main loop is closed: nobody waits
+            self._main.call_soon_threadsafe(callback)
 
     async def _beat_until_stopped(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -133,8 +139,11 @@ class HeartbeatThread:
         sent = 0
         if not self._registered and self._vitals.listening():
             self._registered = True  # before it is sent: another introduction may be asked for meanwhile
-            self._registered = await self._send(broker, self._registration()) and self._registered
-            sent += self._registered
+            confirmed = await self._send(broker, self._registration())
+            self._registered = self._registered and confirmed
+            sent += confirmed
+            if confirmed:
+                self._tell_main(self._confirmed)
         if self._registered:
             sent += await self._send(broker, self._beat())
         return sent
@@ -180,8 +189,7 @@ class HeartbeatThread:
             )
         self._was_blocked = blocked
         self._main_answered.clear()
-        with contextlib.suppress(RuntimeError):  # the main loop is closed
-            self._main.call_soon_threadsafe(self._main_answered.set)
+        self._tell_main(self._main_answered.set)
         held = list(self._vitals.held.values())
         long_ago = time.monotonic() - self._pace.listed_after
         return Heartbeat(

@@ -52,6 +52,7 @@ class Session:
         self._broker: Broker = make_broker(f"tacoq worker {self.id}")
         self._starting = asyncio.Lock()
         self._ended = asyncio.Event()
+        self._taking: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[bool] | None = None
         self._compose(make_broker)
 
@@ -83,7 +84,8 @@ class Session:
             prefetch=worker.concurrency,
         )
         self._sweep = Sweep(self._slots, self._reporter, self._intake, pace)
-        self._vitals = Vitals(self._intake.held, listening=self._listens)
+        # Before it listens, a cancel would not find what it holds.
+        self._vitals = Vitals(self._intake.held, listening=lambda: self._control.active)
         self._heartbeat = HeartbeatThread(
             worker,
             make_broker,
@@ -91,6 +93,7 @@ class Session:
             self._vitals,
             session=self.id,
             version=version("tacoq-worker"),
+            registered=self._registered,
             pace=pace,
         )
         self._control = ControlQueue(
@@ -103,12 +106,13 @@ class Session:
             introduce=self._heartbeat.introduce,
         )
 
-    def _listens(self) -> bool:
-        # Before it does, a cancel would not find it. One that drains already is there all the same.
-        return self._control.active and (self._intake.active or self._vitals.draining)
+    def _registered(self) -> None:
+        # Only now: a manager asks every session it knows of what it holds, and frees what none of them has.
+        if self._taking is None:
+            self._taking = asyncio.create_task(self._intake.start(), name="tacoq-intake")
 
     async def start(self) -> None:
-        """Take work from now on, or from when the broker is there; does not wait for it.
+        """Take work as soon as the broker has the session's registration; does not wait for it.
 
         A drain that is asked for meanwhile follows; after one that came before, this does nothing.
         """
@@ -128,9 +132,8 @@ class Session:
         )
         self._reporter.start()
         self._slots.start()
-        await self._control.start()  # before any release may come: a cancel finds it here
+        await self._control.start()  # then it registers, and then releases may come
         self._heartbeat.start()
-        await self._intake.start()
         log.info(
             "worker session started",
             extra={"session": str(self.id), "queue": queue, "slots": self.worker.concurrency},
@@ -169,6 +172,8 @@ class Session:
         log.info("worker session drains", extra={"session": str(self.id), "held": len(self._intake.held)})
         self._vitals.draining = True
         await self._intake.stop()
+        if self._taking is not None:
+            await asyncio.wait([self._taking])
         self._intake.hand_back(self._slots.waiting(), ReturnReason.SHUTDOWN)
         if not await self._slots.until_idle(grace):
             self._slots.interrupt_all(Stop.SHUTDOWN)
