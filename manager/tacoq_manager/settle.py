@@ -15,6 +15,7 @@ from random import Random
 from typing import Protocol, assert_never
 
 import asyncpg
+import msgspec
 
 from tacoq_manager import transitions as moves
 from tacoq_manager.metrics import Metrics
@@ -27,6 +28,7 @@ from tacoq_manager.transitions import Transition
 from tacoq_protocol.broker import Delivery
 from tacoq_protocol.codec import decode_reports
 from tacoq_protocol.errors import DecodeError
+from tacoq_protocol.http import MAX_PAYLOAD_BYTES
 from tacoq_protocol.messages import (
     Cancelled,
     Completed,
@@ -47,6 +49,8 @@ log = logging.getLogger("tacoq.settle")
 PREFETCH_MESSAGES = 200
 SETTLE_REPORTS = 4_000  # in one transaction
 RETRY_SECONDS = 0.5
+
+_json = msgspec.json.Decoder(msgspec.Raw)
 
 
 class Settled(Protocol):
@@ -136,8 +140,8 @@ class Settler:
         return deliveries, reports
 
     def _transitions(self, messages: Sequence[Reports]) -> list[Transition]:
-        """One transition per report; of an outcome reported twice only the first, of a start before its outcome
-        none.
+        """One transition per report; of an outcome reported twice only the first, for the second is stale; of a start
+        before its outcome none.
         """
         outcomes: dict[Fence, Transition] = {}
         starts: dict[Fence, Transition] = {}
@@ -148,14 +152,19 @@ class Settler:
                     starts[fence] = moves.start(report, message.session)
                 elif isinstance(report, Returned) and report.reason is ReturnReason.REDELIVERED:
                     self._on_redelivered(fence)  # says nothing about the run: its holder may go on with it
-                elif fence not in outcomes:
-                    outcomes[fence] = self._outcome(report, message)
+                else:
+                    outcome = self._outcome(report, message)
+                    if outcomes.setdefault(fence, outcome) is not outcome:
+                        self._metrics.stale(outcome.move, 1)
         return [start for fence, start in starts.items() if fence not in outcomes] + list(outcomes.values())
 
     def _outcome(self, report: Report, message: Reports) -> Transition:
         session = message.session
         match report:
             case Completed():
+                problem = _problem(report.result)
+                if problem is not None:
+                    return moves.refuse(Fence(report.task_id, report.release), session, problem)
                 return moves.complete(report, session)
             case Failed():
                 spec = self._sessions.spec(message.queue, report.kind) or KindSpec(report.kind)
@@ -218,3 +227,14 @@ class Settler:
         self._metrics.settled(len(applied), time.perf_counter() - began)
         self._on_settled(applied)
         return applied
+
+
+def _problem(result: bytes) -> str | None:
+    """Say why a result cannot be stored: answers hold it as it is, next to those of other tasks."""
+    if len(result) > MAX_PAYLOAD_BYTES:
+        return f"the result has {len(result):,} bytes, the limit is {MAX_PAYLOAD_BYTES:,}"
+    try:
+        _json.decode(result)
+    except msgspec.DecodeError as error:
+        return f"the result is not JSON: {error}"
+    return "the result is not JSON in one line" if b"\n" in result else None

@@ -72,7 +72,10 @@ class Started(Struct, array_like=True, tag="s", frozen=True):
 
 
 class Completed(Struct, array_like=True, tag="c", frozen=True):
-    """The handler returned; `result` is JSON. `seconds` is the run's length on the worker's monotonic clock."""
+    """The handler returned; `result` is JSON in one line.
+
+    `seconds` is the run's length on the worker's monotonic clock.
+    """
 
     task_id: UUID
     release: int

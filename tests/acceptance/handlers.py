@@ -97,6 +97,11 @@ async def huge() -> str:
 
 
 @worker.task
+async def nul() -> str:
+    return "a\0b"
+
+
+@worker.task
 async def traced() -> str | None:
     from tacoq_protocol.trace import current_trace
 

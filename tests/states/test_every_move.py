@@ -271,20 +271,3 @@ async def test_error_with_a_nul_character_is_kept(tasks: Tasks) -> None:
     report = Failed(task_id, RELEASE, NOW, 1.0, 0, ErrorInfo("E", "a\0b"), False)
     await tasks.apply(moves.fail(report, SESSION, SPEC, 0.0))
     assert "\\u0000" in (await tasks.row(task_id))["error"]
-
-
-async def test_overlapping_settles_in_opposite_order_do_not_deadlock(tasks: Tasks, database: str) -> None:
-    """Rows are locked in id order whatever the order of the reports."""
-    import asyncio
-
-    other = Database(database)
-    try:
-        for _ in range(20):
-            ids = [await tasks.make(S.RUNNING) for _ in range(20)]
-            forward = [MOVES["complete"].make(i, RELEASE) for i in ids]
-            applied = await asyncio.gather(
-                settle.apply(tasks.database.settle, forward), settle.apply(other.settle, forward[::-1])
-            )
-            assert sum(map(len, applied)) == len(ids)
-    finally:
-        await other.close()
