@@ -19,15 +19,15 @@ from tacoq_manager.credit import Credit
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.sessions import Sessions
+from tacoq_manager.settle import Settler
 from tacoq_manager.store import claim as store
-from tacoq_manager.store import settle
 from tacoq_manager.store.claim import Claimed, Lane, Take
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.transitions import give_back
 from tacoq_manager.upkeep.leader import Leader
 from tacoq_protocol.broker import Broker, Declared, LinkState, Outgoing
 from tacoq_protocol.codec import RELEASES, cut, encode
-from tacoq_protocol.errors import BrokerError
+from tacoq_protocol.errors import BrokerError, Unroutable
 from tacoq_protocol.messages import Release, Releases
 from tacoq_protocol.topology import Topology
 
@@ -49,6 +49,7 @@ class Dispatcher:
         *,
         leader: Leader,
         sessions: Sessions,
+        settler: Settler,
         lanes: Lanes,
         credit: Credit,
         metrics: Metrics,
@@ -58,12 +59,13 @@ class Dispatcher:
         self._topology = topology
         self._leader = leader
         self._sessions = sessions
+        self._settler = settler
         self._lanes = lanes
         self._credit = credit
         self._metrics = metrics
         self._changed = asyncio.Event()
         self._declared: set[str] = set()
-        self._held_back: set[str] = set()
+        self._held: set[str] = set()
 
     def wake(self) -> None:
         """Something changed that may let a task run."""
@@ -75,9 +77,12 @@ class Dispatcher:
         self._changed.set()
 
     def hold(self, queue: str, holding: bool) -> None:
-        """Release nothing to the queue while `holding`."""
-        (self._held_back.add if holding else self._held_back.discard)(queue)
-        self._changed.set()
+        """Claim nothing of `queue` while `holding`. What is being published to it just now still goes."""
+        if holding:
+            self._held.add(queue)
+        else:
+            self._held.discard(queue)
+            self._changed.set()
 
     async def run(self) -> None:
         """Release round after round; a fault waits a moment and is tried again."""
@@ -95,11 +100,12 @@ class Dispatcher:
     async def step(self) -> int:
         """Claim and publish once for every queue that has lanes and credit; return how many tasks were released."""
         released = 0
-        for queue in set(self._lanes.queues()) - self._held_back:
+        for queue in self._lanes.queues():
             epoch = self._leader.epoch
             if epoch is None or self._broker.state is not LinkState.OPEN:
                 return 0
-            released += await self._dispatch(queue, epoch)
+            if queue not in self._held:
+                released += await self._dispatch(queue, epoch)
         return released
 
     async def _dispatch(self, queue: str, epoch: int) -> int:
@@ -155,12 +161,14 @@ class Dispatcher:
         ]
         try:
             await self._broker.publish(messages, seconds=PUBLISH_SECONDS)
-        except BrokerError:
+        except BrokerError as error:
             self._metrics.publish_failed()
-            await self._give_back(queue, claimed)
+            if isinstance(error, Unroutable):  # somebody deleted it: the next round makes it again
+                self._declared.discard(queue)
+            await self._give_back(claimed)
             raise
         except asyncio.CancelledError:
-            await asyncio.shield(self._give_back(queue, claimed))
+            await asyncio.shield(self._give_back(claimed))
             raise
         self._metrics.dispatched(len(claimed), len(messages))
 
@@ -177,11 +185,11 @@ class Dispatcher:
             most = 1 if announced else self._credit.per_message(queue, lane.kind, backlog=lane in backlog)
             yield from cut((item.release for item in run), _size, most=most)
 
-    async def _give_back(self, queue: str, claimed: Sequence[Claimed]) -> None:
-        """Make them pending again. When Postgres is away too, the rescue finds them."""
-        applied = await settle.apply(self._database.settle, [give_back(item.release.fence) for item in claimed])
-        self._credit.ended(queue, len(applied))
-        self._lanes.note({item.lane for item in claimed})
+    async def _give_back(self, claimed: Sequence[Claimed]) -> None:
+        """Make them pending again, or cancelled when that was asked for. When Postgres is away too, the rescue finds
+        them.
+        """
+        await self._settler.apply([give_back(item.release.fence) for item in claimed])
 
     async def _declare(self, queue: str) -> None:
         if queue not in self._declared:

@@ -82,16 +82,6 @@ class Manager:
     def _compose(self) -> None:
         database, sessions, upkeep = self.database, self.sessions, self.database.upkeep
         self.leader = Leader(upkeep, self.id, on_taken=self._taken, on_tick=self._tick)
-        self.dispatcher = Dispatcher(
-            database,
-            self.broker,
-            self.topology,
-            leader=self.leader,
-            sessions=sessions,
-            lanes=Lanes(),
-            credit=self.credit,
-            metrics=self.metrics,
-        )
         self.settler = Settler(
             database.settle,
             sessions,
@@ -99,6 +89,17 @@ class Manager:
             random=Random(),
             on_settled=self._settled,
             on_redelivered=self._came_back,
+        )
+        self.dispatcher = Dispatcher(
+            database,
+            self.broker,
+            self.topology,
+            leader=self.leader,
+            sessions=sessions,
+            settler=self.settler,
+            lanes=Lanes(),
+            credit=self.credit,
+            metrics=self.metrics,
         )
         self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.dispatcher.note).step)
         self.expiry = DueTimer("expire", Expiry(upkeep, self.leader, self.settler).step)

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 
+from tacoq_manager.settings import Settings
+from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
+from tacoq_protocol.brokers.rabbitmq import RabbitBroker
 from tests.stages.floor import Floor, standing
 
 
+@pytest.fixture
+def hub() -> MemoryHub:
+    """The in-process broker of `floor`."""
+    return MemoryHub()
+
+
 @pytest_asyncio.fixture
-async def floor(database: str) -> AsyncIterator[Floor]:
-    async with standing(database) as at_work:
+async def floor(database: str, hub: MemoryHub) -> AsyncIterator[Floor]:
+    async with standing(Settings(database_url=database), lambda name: MemoryBroker(hub, name)) as at_work:
+        yield at_work
+
+
+@pytest_asyncio.fixture
+async def rabbit_floor(database: str, broker_url: str, namespace: str) -> AsyncIterator[Floor]:
+    settings = Settings(database_url=database, broker_url=broker_url, namespace=namespace)
+    async with standing(settings, lambda name: RabbitBroker(broker_url, name)) as at_work:
         yield at_work

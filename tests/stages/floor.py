@@ -1,4 +1,4 @@
-"""A manager whose stages run only when the test says so, over an in-process broker and real Postgres.
+"""A manager whose stages run only when the test says so, over a broker and real Postgres.
 
 The test plays the worker: `sessions` has one with slots, `messages` are the releases that came to it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -19,8 +19,7 @@ import msgspec
 from tacoq_manager.manager import Manager
 from tacoq_manager.settings import Settings
 from tacoq_protocol import codec
-from tacoq_protocol.broker import Consumer, Declared, Delivery, Outgoing
-from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
+from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, Outgoing
 from tacoq_protocol.http import Accepted, NewTask
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import KindSpec, Register, Release, Report, Reports
@@ -30,13 +29,13 @@ from tests.support.eventually import eventually
 class Floor:
     """One manager, one queue, and the session that the test plays."""
 
-    def __init__(self, manager: Manager, hub: MemoryHub, worker: MemoryBroker, connection: Any) -> None:
+    def __init__(self, manager: Manager, worker: Broker, connection: Any) -> None:
         self.manager = manager
-        self.hub = hub
         self.worker = worker
         self.connection = connection
         self.session = uuid4()
         self.deliveries: list[Delivery] = []
+        self.consuming: Consuming | None = None
 
     @property
     def messages(self) -> list[list[Release]]:
@@ -103,13 +102,11 @@ class Floor:
 
 
 @asynccontextmanager
-async def standing(database: str) -> AsyncIterator[Floor]:
-    """A manager that leads, with the in-process broker connected, and no stage at work."""
-    hub = MemoryHub()
-    manager = Manager(Settings(database_url=database), MemoryBroker(hub, "manager"))
-    worker = MemoryBroker(hub, "worker")
-    connection = await asyncpg.connect(database)
-    floor = Floor(manager, hub, worker, connection)
+async def standing(settings: Settings, connect: Callable[[str], Broker]) -> AsyncIterator[Floor]:
+    """A manager that leads, with the broker connected, and no stage at work."""
+    manager, worker = Manager(settings, connect("manager")), connect("worker")
+    connection = await asyncpg.connect(settings.database_url)
+    floor = Floor(manager, worker, connection)
     topology = manager.topology
     things = Declared(
         topology.exchanges,
@@ -120,7 +117,7 @@ async def standing(database: str) -> AsyncIterator[Floor]:
         await broker.start()
         await broker.declare(things)
         await broker.wait_open(5)
-    await worker.consume(Consumer(topology.task_queue("default"), floor.deliveries.append))
+    floor.consuming = await worker.consume(Consumer(topology.task_queue("default"), floor.deliveries.append))
     await manager.broker.consume(Consumer(topology.reports_queue, manager.settler.on_delivery))
     await manager.leader.step()
     try:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from scripts.cleanup import delete_queues
 from tacoq_manager.credit import MOST_PER_MESSAGE, MOST_PER_SLOT, MOST_PER_UNKNOWN
 from tacoq_manager.store import leader as store
 from tacoq_manager.store.engine import DatabaseUnavailable
-from tacoq_manager.transitions import lose
+from tacoq_manager.transitions import cancel, lose
 from tacoq_protocol.broker import Declared, LinkState
-from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed
+from tacoq_protocol.brokers.memory import MemoryHub
+from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed, Unroutable
 from tacoq_protocol.messages import Completed, KindSpec
 from tests.stages.floor import Floor
 from tests.support.eventually import eventually
@@ -119,14 +122,14 @@ async def test_kind_that_must_not_run_twice_is_always_announced(floor: Floor) ->
     assert [[release.announced for release in message] for message in floor.messages] == [[True]] * 3
 
 
-async def test_blocked_broker_gets_nothing_and_the_tasks_stay_pending(floor: Floor) -> None:
+async def test_blocked_broker_gets_nothing_and_the_tasks_stay_pending(floor: Floor, hub: MemoryHub) -> None:
     floor.join("k")
     (task_id,) = await floor.accept()
-    floor.hub.block()
+    hub.block()
     await eventually(lambda: floor.manager.broker.state is LinkState.BLOCKED)
     assert await floor.manager.dispatcher.step() == 0
     assert (await floor.row(task_id))["state"] == "pending"
-    floor.hub.unblock()
+    hub.unblock()
     await eventually(lambda: floor.manager.broker.state is LinkState.OPEN)
     assert await floor.dispatch() == 1
 
@@ -151,6 +154,72 @@ async def test_publish_that_is_not_confirmed_is_given_back_with_its_release_open
     assert floor.manager.credit.released("default") == 0
     assert await floor.dispatch() == 1
     assert floor.releases[0].release == 2
+
+
+async def test_cancel_asked_for_while_it_was_published_is_kept_when_it_is_given_back(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whoever waits for the task hears of it, as of any other end."""
+    told: list[UUID] = []
+
+    async def refuse(*_: object, **__: object) -> None:
+        await floor.manager.settler.apply(cancel(task_id))
+        raise PublishUnconfirmed("not confirmed")
+
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    monkeypatch.setattr(floor.manager.broker, "publish", refuse)
+    monkeypatch.setattr(floor.manager.waiters, "settled", told.extend)
+    with pytest.raises(PublishUnconfirmed):
+        await floor.manager.dispatcher.step()
+    assert await floor.state(task_id) == "cancelled"
+    assert told == [task_id]
+    assert floor.manager.credit.released("default") == 0
+    assert b'tacoq_moves_total{move="give_back"} 1.0' in floor.manager.metrics.text()
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+def deletable(request: pytest.FixtureRequest) -> tuple[Floor, Callable[[str], Awaitable[None]]]:
+    """A floor, and what deletes a queue of its broker."""
+    if request.param == "memory":
+        hub: MemoryHub = request.getfixturevalue("hub")
+
+        async def delete(name: str) -> None:
+            hub.delete_queue(name)
+
+        return request.getfixturevalue("floor"), delete
+    url: str = request.getfixturevalue("broker_url")
+    return request.getfixturevalue("rabbit_floor"), lambda name: delete_queues(url, [name])
+
+
+async def test_task_queue_that_somebody_deleted_is_made_again(
+    deletable: tuple[Floor, Callable[[str], Awaitable[None]]],
+) -> None:
+    floor, delete = deletable
+    queue = floor.manager.topology.task_queue_name("default")
+    floor.join("k")
+    await floor.accept()
+    assert await floor.dispatch() == 1
+    assert floor.consuming is not None
+    await floor.consuming.close()  # or it would make the queue itself
+    await delete(queue)
+    await floor.accept()
+    with pytest.raises(Unroutable):
+        await floor.manager.dispatcher.step()
+    assert await floor.manager.dispatcher.step() == 1
+    assert await floor.manager.broker.message_count(queue) == 1
+
+
+async def test_queue_that_is_held_back_gets_nothing_until_it_is_let_go(floor: Floor) -> None:
+    dispatcher = floor.manager.dispatcher
+    floor.join("k")
+    await floor.accept()
+    dispatcher.hold("default", True)
+    assert await floor.dispatch() == 0
+    dispatcher._changed.clear()
+    dispatcher.hold("default", False)
+    assert dispatcher._changed.is_set()
+    assert await floor.dispatch() == 1
 
 
 async def test_manager_that_lost_its_lead_claims_nothing(floor: Floor) -> None:
