@@ -209,6 +209,12 @@ class PrivateRabbit(_PrivateServer):
             raise ServiceError(f"rabbitmqctl {' '.join(arguments)} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def wipe(self) -> None:
+        """Stop it and start it anew with nothing in it, on the same address."""
+        self.stop()
+        shutil.rmtree(self.directory / "data")
+        self.start()
+
     def kill(self) -> None:
         super().kill()
         if self._epmd is not None:

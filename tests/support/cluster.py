@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -23,10 +24,11 @@ HANDLERS = "tests.acceptance.handlers"
 class Cluster:
     """One manager on one port, workers by name. Everything ends with the block."""
 
-    def __init__(self, database: str, broker_url: str, namespace: str) -> None:
+    def __init__(self, database: str, broker_url: str, namespace: str, *, handlers: str = HANDLERS) -> None:
         self.database = database
         self.namespace = namespace
         self._broker_url = broker_url
+        self.handlers = handlers
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {
@@ -37,6 +39,7 @@ class Cluster:
         }
         self._stack = ExitStack()
         self.manager: Spawned | None = None
+        self.spawned: list[Spawned] = []
 
     def __enter__(self) -> Self:
         return self
@@ -46,10 +49,11 @@ class Cluster:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def spawn(self, *arguments: str) -> Spawned:
-        """Run `tacoq …` until the block ends."""
-        process: AbstractContextManager[Spawned] = spawn(TACOQ, *arguments, env=self._env)
-        return self._stack.enter_context(process)
+    def spawn(self, *arguments: str, env: Mapping[str, str] | None = None) -> Spawned:
+        """Run `tacoq …` until the block ends. `env` goes before the cluster's own."""
+        process: AbstractContextManager[Spawned] = spawn(TACOQ, *arguments, env={**self._env, **(env or {})})
+        self.spawned.append(self._stack.enter_context(process))
+        return self.spawned[-1]
 
     def make_broker(self, name: str) -> RabbitBroker:
         """Make a client of the broker for the test itself."""
@@ -57,11 +61,11 @@ class Cluster:
 
     def worker(self, name: str = "worker", *options: str) -> Spawned:
         """Start `tacoq worker`; it may not have joined when this returns: `joined` waits."""
-        return self.spawn("worker", f"{HANDLERS}:{name}", *options)
+        return self.spawn("worker", f"{self.handlers}:{name}", *options)
 
-    async def start_manager(self) -> Spawned:
+    async def start_manager(self, *, env: Mapping[str, str] | None = None) -> Spawned:
         """Start the manager and wait until it accepts."""
-        self.manager = self.spawn("manager", "--port", str(self.port))
+        self.manager = self.spawn("manager", "--port", str(self.port), env=env)
         self.manager.wait_for_log("manager started", 30)
         await eventually(self.ready, 30, what="the manager is ready")
         return self.manager

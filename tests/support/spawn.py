@@ -22,6 +22,7 @@ class Spawned:
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> None:
         self.command = list(command)
+        self._killed = False
         self._log = tempfile.TemporaryFile("w+b")  # noqa: SIM115 (closed in close)
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", WATCHED, "sh", *command],
@@ -72,6 +73,15 @@ class Spawned:
         self._process.kill()
         self._process.wait()
 
+    def kill_all(self) -> None:
+        """kill -9 the process and all its process group. Once: the number may be another's later."""
+        if self._killed:
+            return
+        self._killed = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
     def wait(self, timeout: float = 20.0) -> int:
         """Return its exit code; fail, with the log, when it goes on."""
         try:
@@ -81,9 +91,7 @@ class Spawned:
 
     def close(self) -> None:
         """Kill it with all its process group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        self.kill_all()
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._log.close()
