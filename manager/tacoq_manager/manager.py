@@ -40,6 +40,8 @@ from tacoq_manager.store.leader import Tick
 from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.upkeep import partitions
+from tacoq_manager.upkeep.deaf import STEP_SECONDS as DEAF_SECONDS
+from tacoq_manager.upkeep.deaf import Deafness
 from tacoq_manager.upkeep.expire import Expiry
 from tacoq_manager.upkeep.leader import RENEW_SECONDS, Leader
 from tacoq_manager.upkeep.loops import Step, run_every
@@ -133,6 +135,9 @@ class Manager:
             credit=self.credit,
             hold=self.dispatcher.hold,
         )
+        self.deafness = Deafness(
+            self.broker, self.topology, sessions=sessions, presence=self.presence, credit=self.credit
+        )
         self.recount = Recount(upkeep, self.credit, self.dispatcher.note)
         self.news = News(
             self.broker,
@@ -167,6 +172,7 @@ class Manager:
         self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
         self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self.canceller.remind)))
         self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
+        self._begin("deaf", run_every(DEAF_SECONDS, "deaf", self._while_leading(self.deafness.step)))
         self._begin("partitions", run_every(PARTITIONS_SECONDS, "partitions", self._while_leading(self._partitions)))
 
     async def stop(self) -> None:

@@ -38,6 +38,7 @@ class SessionState:
     kinds_hash: str = ""
     introduced: bool = False
     held: int = 0
+    taken: int = 0  # messages ever
     running: frozenset[Fence] = frozenset()  # those of more than 5 s
     draining: bool = False
     loop_blocked: bool = False
@@ -100,6 +101,7 @@ class Sessions:
             introduced = replace(
                 introduced,
                 held=before.held,
+                taken=before.taken,
                 running=before.running,
                 draining=before.draining,
                 loop_blocked=before.loop_blocked,
@@ -124,6 +126,7 @@ class Sessions:
         state.last_seen = now
         state.slots = message.slots
         state.held = message.held
+        state.taken = message.taken
         state.running = frozenset(message.running)
         state.draining = message.draining
         state.loop_blocked = message.loop_blocked

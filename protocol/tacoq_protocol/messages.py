@@ -185,7 +185,8 @@ class Register(Struct, tag=True):
 class Heartbeat(Struct, tag=True):
     """A session lives.
 
-    `running` lists the releases that run for more than 5 s; `loop_blocked`: its event loop did not answer.
+    `running` lists the releases that run for more than 5 s; `loop_blocked`: its event loop did not answer. `taken`
+    counts the messages that its consumer was ever given.
     """
 
     session: UUID
@@ -198,6 +199,7 @@ class Heartbeat(Struct, tag=True):
     draining: bool = False
     loop_blocked: bool = False
     rss_bytes: int | None = None
+    taken: int = 0
 
 
 class Leave(Struct, tag=True):

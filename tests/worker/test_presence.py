@@ -128,6 +128,17 @@ async def test_beats_list_what_runs_for_long(make_broker: BrokerFactory) -> None
         await manager.until(lambda: last_beat(manager).held == 0)
 
 
+async def test_beats_count_the_messages_that_were_taken(make_broker: BrokerFactory) -> None:
+    """By this managers tell a session that is deaf from one that has nothing to do."""
+    worker, go_on = make_worker()
+    go_on.set()
+    async with playing(worker, make_broker) as (_, manager):
+        assert (await manager.seen(Heartbeat)).taken == 0
+        for taken in (1, 2):
+            await manager.run("wait")
+            await manager.seen(Heartbeat, lambda beat, taken=taken: beat.taken == taken)  # type: ignore[misc]
+
+
 async def test_what_only_waits_for_its_confirm_is_listed_too(hub: MemoryHub, make_broker: BrokerFactory) -> None:
     worker, go_on = make_worker()
     async with playing(worker, make_broker) as (session, manager):

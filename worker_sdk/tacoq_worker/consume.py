@@ -50,6 +50,7 @@ class Intake:
         self._consuming: Consuming | None = None
         self._closed = False
         self.held: dict[Fence, Held] = {}
+        self.taken = 0  # messages, ever
 
     async def start(self) -> None:
         """Consume from now on, unless `stop` came before, or comes meanwhile."""
@@ -116,6 +117,7 @@ class Intake:
             self._cancels.keep(task_id)
 
     def _delivered(self, delivery: Delivery) -> None:
+        self.taken += 1
         try:
             releases = decode_releases(delivery.format, delivery.body).releases
         except DecodeError as error:

@@ -37,11 +37,13 @@ UNREGISTERED_SECONDS = 0.05  # between looks whether the session listens
 class Vitals:
     """What heartbeats tell of the session. Written on its loop, read from the heartbeat's thread.
 
-    `listening` says whether the session hears managers: before it does, they shall not know of it.
+    `listening` says whether the session hears managers: before it does, they shall not know of it. `taken` counts the
+    messages that its consumer was ever given.
     """
 
     held: dict[Fence, Held]
     listening: Callable[[], bool]
+    taken: Callable[[], int]
     draining: bool = False
 
 
@@ -204,4 +206,5 @@ class HeartbeatThread:
             draining=self._vitals.draining,
             loop_blocked=blocked,
             rss_bytes=self._process.memory_info().rss,
+            taken=self._vitals.taken(),
         )

@@ -85,7 +85,9 @@ class Session:
         )
         self._sweep = Sweep(self._slots, self._reporter, self._intake, pace)
         # Before it listens, a cancel would not find what it holds.
-        self._vitals = Vitals(self._intake.held, listening=lambda: self._control.active)
+        self._vitals = Vitals(
+            self._intake.held, listening=lambda: self._control.active, taken=lambda: self._intake.taken
+        )
         self._heartbeat = HeartbeatThread(
             worker,
             make_broker,
