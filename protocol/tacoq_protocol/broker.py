@@ -64,13 +64,13 @@ class Delivery(Protocol):
 class Consumer:
     """What to consume: a declared queue, or a fresh exclusive one with these bindings (their `queue` is ignored).
 
-    `prefetch` counts messages not acked yet, for this consumer alone; 0 is no bound. `on_lost` is called when the
-    connection under it is gone: what was delivered before can no longer be acked.
+    `prefetch` bounds messages not acked yet, for this consumer alone; None is no bound, at 0 nothing comes. `on_lost`
+    is called when the connection under it is gone: what was delivered before can no longer be acked.
     """
 
     queue: Queue
     on_delivery: Callable[[Delivery], None]
-    prefetch: int = 0
+    prefetch: int | None = None
     bindings: Sequence[Binding] = ()
     on_lost: Callable[[], None] | None = None
 
@@ -80,7 +80,14 @@ class Consuming(Protocol):
 
     @property
     def active(self) -> bool:
-        """True while the broker would give it messages: connected, consumer confirmed."""
+        """True while the broker would give it messages: connected, consumer confirmed. At prefetch 0 as well."""
+
+    async def consume_again(self, prefetch: int) -> None:
+        """Cancel, and consume the declared queue again with another prefetch; works while disconnected.
+
+        What is at hand, and what was on its way and came before this returned, can still be acked and is not counted in
+        the new prefetch. At 0 nothing more comes until this is called again.
+        """
 
     async def stop(self) -> None:
         """Get no more deliveries once this returns; those on their way still come before. Those at hand can be acked.

@@ -142,25 +142,6 @@ async def test_acks_after_the_end_of_a_consumer_do_nothing(world: World) -> None
     await again.holds(1)
 
 
-async def test_stop_and_consume_again_changes_the_prefetch_and_loses_nothing(world: World) -> None:
-    broker, inbox, smaller = await world.open(), Inbox(), Inbox()
-    bodies = [b"%d" % number for number in range(20)]
-    await broker.publish(world.tasks(*bodies), seconds=10)
-    consuming = await broker.consume(inbox.consumer(world.queue, prefetch=8))
-    await inbox.holds(8)
-    await consuming.stop()
-    again = await broker.consume(smaller.consumer(world.queue, prefetch=2))
-    for delivery in inbox.deliveries:
-        delivery.ack()
-    for number in range(8, 20):
-        await smaller.has(b"%d" % number)
-        smaller.deliveries[number - 8].ack()
-    assert inbox.bodies + smaller.bodies == bodies
-    await consuming.close()
-    await again.close()
-    assert await broker.message_count(world.queue.name) == 0
-
-
 async def test_every_exclusive_queue_of_a_fanout_gets_each_message(world: World) -> None:
     broker, other, one, two = await world.open(), await world.open("other"), Inbox(), Inbox()
     bindings = [Binding(world.topology.presence.name, "")]

@@ -191,7 +191,7 @@ class Inbox:
         self.deliveries: list[Delivery] = []
         self.lost = 0
 
-    def consumer(self, queue: Queue, prefetch: int = 0, **more: object) -> Consumer:
+    def consumer(self, queue: Queue, prefetch: int | None = None, **more: object) -> Consumer:
         return Consumer(queue, self._keep, prefetch, on_lost=self._lose, **more)  # type: ignore[arg-type]
 
     def _keep(self, delivery: Delivery) -> None:

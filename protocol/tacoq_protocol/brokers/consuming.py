@@ -16,7 +16,7 @@ from tacoq_protocol.brokers.faults import LinkLost, Refused, call
 
 log = logging.getLogger("tacoq.broker")
 
-CONSUMER_TAG: Final = "tacoq"  # one consumer a channel: the name need not be told from others
+CONSUMER_TAG: Final = "tacoq"  # one consumer a channel at a time: only its earlier ones have to be told from it
 
 
 class RabbitDelivery:
@@ -41,14 +41,33 @@ class RabbitDelivery:
 class Session:
     """A consumer's time on one channel. Acks after it do nothing: the broker gives the messages again."""
 
-    def __init__(self, channel: AbstractChannel, on_delivery: Callable[[RabbitDelivery], None]) -> None:
+    def __init__(self, channel: AbstractChannel, queue: str, on_delivery: Callable[[RabbitDelivery], None]) -> None:
         self.channel = channel
+        self._queue = queue
+        self._tags = 0
+        self._tag = ""  # none while nothing is to come
         self.confirmed = False
         self.accepting = True
         self._on_delivery = on_delivery
         self._acks = Acks()
         self._rejects: list[int] = []
         self._writer: asyncio.Task[None] | None = None
+
+    async def consume(self, prefetch: int | None) -> None:
+        """Let messages come. Raises Refused or LinkLost."""
+        if prefetch == 0:
+            return
+        # A tag of its own: the broker knows by it which unacked messages count in which prefetch.
+        self._tags += 1
+        self._tag = f"{CONSUMER_TAG}-{self._tags}"
+        await call(self.channel.basic_qos(prefetch_count=prefetch or 0))
+        await call(self.channel.basic_consume(self._queue, self.deliver, consumer_tag=self._tag))
+
+    async def cancel(self) -> None:
+        """Let none come: when this returns, those on their way are here. Raises Refused or LinkLost."""
+        tag, self._tag = self._tag, ""
+        if tag:
+            await call(self.channel.basic_cancel(tag))
 
     async def deliver(self, message: DeliveredMessage) -> None:
         """aiormq makes a task of each; they run in the order of arrival, for nothing here waits."""
@@ -115,6 +134,7 @@ class RabbitConsuming:
         forget: Callable[[RabbitConsuming], None],
     ) -> None:
         self._consumer = consumer
+        self._prefetch = consumer.prefetch
         self._establish = establish
         self._poke = poke
         self._redeclare = redeclare
@@ -145,18 +165,29 @@ class RabbitConsuming:
         name = wanted.queue.name
         if wanted.queue.exclusive:
             name = await declare_exclusive(channel, wanted.queue, wanted.bindings)
-        await call(channel.basic_qos(prefetch_count=wanted.prefetch))
-        session = Session(channel, wanted.on_delivery)
+        session = Session(channel, name, wanted.on_delivery)
         channel.on_consumer_cancel_callbacks.add(lambda _: self._cancelled(session))
         channel.closing.add_done_callback(lambda _: self._lost(session))
         self._session = session
         try:
-            await call(channel.basic_consume(name, session.deliver, consumer_tag=CONSUMER_TAG))
+            await session.consume(self._prefetch)
         except BaseException:
             self._session = None  # it never was: there is nothing to be told as lost
             session.end()
             raise
         session.confirmed = True
+
+    async def consume_again(self, prefetch: int) -> None:
+        async with self._turn:
+            self._prefetch = prefetch
+            session = self._session
+            if session is None or self._stopped:
+                return
+            try:
+                await session.cancel()
+                await session.consume(prefetch)
+            except (LinkLost, Refused):
+                self._redeclare()  # the channel is gone, perhaps because the queue is: the link opens both anew
 
     async def stop(self) -> None:
         async with self._turn:
@@ -169,7 +200,7 @@ class RabbitConsuming:
                 return
             try:
                 await session.flush()
-                await call(session.channel.basic_cancel(CONSUMER_TAG))
+                await session.cancel()
             except (LinkLost, Refused):
                 pass  # the channel is gone, and with it the consumer
             session.accepting = False

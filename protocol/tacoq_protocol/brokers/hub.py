@@ -64,7 +64,7 @@ class MemoryHub:
         peer: Peer,
         queue: Queue,
         bindings: Sequence[Binding],
-        prefetch: int,
+        prefetch: int | None,
         *,
         established: set[str],
         wake: Callable[[], None],
@@ -96,19 +96,29 @@ class MemoryHub:
             if multiple:
                 for earlier in list(itertools.takewhile(lambda t: t <= tag, tap.unacked)):
                     del tap.unacked[earlier]
+                    tap.earlier.discard(earlier)
             else:
                 tap.unacked.pop(tag, None)
+                tap.earlier.discard(tag)
             tap.queue.hand_out()
 
     def reject(self, tap: Tap, tag: int) -> None:
         """Take a delivery off its queue and send it to the dead letters, if the queue has any."""
         with self._lock:
             stored = tap.unacked.pop(tag, None)
+            tap.earlier.discard(tag)
             if stored is None:
                 return
             dead = self._exchanges.get(str(tap.queue.declared.arguments.get("x-dead-letter-exchange")))
             if dead is not None:
                 self._route(dead, stored.message)
+            tap.queue.hand_out()
+
+    def open_again(self, tap: Tap, prefetch: int) -> None:
+        """Hand it messages up to this prefetch, in which what it has now does not count."""
+        with self._lock:
+            tap.prefetch = prefetch
+            tap.earlier = set(tap.unacked)
             tap.queue.hand_out()
 
     def stop_tap(self, tap: Tap) -> None:
@@ -124,6 +134,7 @@ class MemoryHub:
             if tap in tap.peer.taps:
                 tap.peer.taps.remove(tap)
             returned, tap.unacked = list(tap.unacked.values()), {}
+            tap.earlier.clear()
             tap.inbox.clear()
             if tap.queue.owner is not None:
                 self._forget_queue(tap.queue)

@@ -232,6 +232,7 @@ class _MemoryConsuming:
     def __init__(self, broker: MemoryBroker, consumer: Consumer) -> None:
         self._broker = broker
         self._consumer = consumer
+        self._prefetch = consumer.prefetch
         self._scheduled = False
         self._stopped = False
         self.tap: Tap | None = None
@@ -247,11 +248,20 @@ class _MemoryConsuming:
                 self._broker.peer,
                 wanted.queue,
                 wanted.bindings,
-                wanted.prefetch,
+                self._prefetch,
                 established=self._broker.established,
                 wake=self._wake,
                 lost=lambda: self._broker.call(self._queue_deleted),
             )
+
+    async def consume_again(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+        if self.tap is not None and not self._stopped:
+            self._broker.hub.open_again(self.tap, 0)
+            while self._deliver():
+                pass  # what was on its way still arrives, and counts as at hand
+            self._broker.hub.open_again(self.tap, prefetch)
+        await asyncio.sleep(0)  # as over a network, others run before the answer is here
 
     async def stop(self) -> None:
         if self._stopped:

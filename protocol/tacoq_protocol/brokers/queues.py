@@ -46,20 +46,24 @@ class Stored:
 
 @dataclass(eq=False, slots=True)
 class Tap:
-    """A consumer as the server sees it. `inbox`, which its client has not looked at, is unacked as well."""
+    """A consumer as the server sees it. `inbox`, which its client has not looked at, is unacked as well.
+
+    `earlier` are the unacked from before it consumed again: they do not count in the prefetch.
+    """
 
     peer: Peer
     queue: MemoryQueue
-    prefetch: int
+    prefetch: int | None
     wake: Callable[[], None]
     lost: Callable[[], None]
     inbox: deque[tuple[int, Stored]] = field(default_factory=deque)
     unacked: dict[int, Stored] = field(default_factory=dict)
+    earlier: set[int] = field(default_factory=set)
     tags: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
     def free(self) -> bool:
-        return not self.prefetch or len(self.unacked) < self.prefetch
+        return self.prefetch is None or len(self.unacked) - len(self.earlier) < self.prefetch
 
 
 @dataclass(eq=False, slots=True)
