@@ -80,20 +80,6 @@ async def test_killed_worker_with_its_supervisor_loses_nothing(cluster: Cluster)
         await check(cluster, await publishing)
 
 
-@pytest.mark.timeout(120)
-async def test_killed_and_restarted_manager_loses_nothing(cluster: Cluster) -> None:
-    """Publishers and waiters go on by themselves when it is back."""
-    manager = await cluster.start_manager()
-    cluster.worker()
-    await cluster.joined()
-    async with Publisher(cluster.url) as tacoq:
-        publishing = asyncio.create_task(publish(tacoq))
-        await some_done(cluster)
-        manager.kill()
-        await cluster.start_manager()
-        await check(cluster, await publishing)
-
-
 @pytest.mark.timeout(180)
 async def test_restart_of_rabbitmq_loses_nothing(database: str, private_rabbit: PrivateRabbit, namespace: str) -> None:
     """Its transient messages are gone; the manager accepts all the while, and releases them again."""

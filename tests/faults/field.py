@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
 from types import TracebackType
@@ -26,7 +27,7 @@ from tests.faults.struck import Struck
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
-from tests.support.spawn import Spawned
+from tests.support.spawn import TACOQ, Spawned
 
 LEASE = 10.0
 MOST_LOG = 20_000
@@ -118,6 +119,7 @@ class Field(Cluster):
         self.broker = RabbitUnderFault(rabbit, self.struck, self.slots)
         self.postgres = PostgresUnderFault(postgres, self.struck, self.slots, database=database)
         self.groups: list[Group] = []
+        self.manager_program: Sequence[str] = (TACOQ,)
         self._began = 0.0
         self._wanted = links
         self._links: dict[Link, Proxy] = {}
@@ -166,7 +168,7 @@ class Field(Cluster):
             "TACOQ_BROKER_URL": self._through(Link.MANAGER_BROKER, self.broker.url),
             "TACOQ_DATABASE_URL": self._through(Link.MANAGER_POSTGRES, self.database),
         }
-        self.manager = self.spawn("manager", "--port", str(self.port), env=env)
+        self.manager = self.spawn("manager", "--port", str(self.port), env=env, program=self.manager_program)
         self._began = time.monotonic()
         return self.manager
 

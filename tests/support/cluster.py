@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -49,9 +50,11 @@ class Cluster:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def spawn(self, *arguments: str, env: Mapping[str, str] | None = None) -> Spawned:
-        """Run `tacoq …` until the block ends. `env` goes before the cluster's own."""
-        process: AbstractContextManager[Spawned] = spawn(TACOQ, *arguments, env={**self._env, **(env or {})})
+    def spawn(
+        self, *arguments: str, env: Mapping[str, str] | None = None, program: Sequence[str] = (TACOQ,)
+    ) -> Spawned:
+        """Run `tacoq …`, or another program, until the block ends. `env` goes before the cluster's own."""
+        process: AbstractContextManager[Spawned] = spawn(*program, *arguments, env={**self._env, **(env or {})})
         self.spawned.append(self._stack.enter_context(process))
         return self.spawned[-1]
 
@@ -79,8 +82,11 @@ class Cluster:
 
     async def get(self, path: str) -> Any:
         """Return what the manager answers, decoded."""
+        return json.loads(await self.text(path))
+
+    async def text(self, path: str) -> str:
         async with aiohttp.ClientSession() as http, http.get(f"{self.url}{path}") as answer:
-            return await answer.json()
+            return await answer.text()
 
     async def joined(self, sessions: int = 1, queue: str = "default") -> None:
         """Wait until the manager knows so many live sessions of the queue."""
