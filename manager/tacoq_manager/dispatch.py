@@ -21,7 +21,7 @@ from tacoq_manager.metrics import Metrics
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.settle import Settler
 from tacoq_manager.store import claim as store
-from tacoq_manager.store.claim import Claimed, Lane, Take
+from tacoq_manager.store.claim import Batch, Claimed, Lane, Take
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.transitions import give_back
 from tacoq_manager.upkeep.leader import Leader
@@ -116,12 +116,12 @@ class Dispatcher:
         await self._declare(queue)
         was_idle = self._credit.released(queue) < self._sessions.slots(queue)
         most = min(max(take.most for take in takes), CLAIM_TASKS)
-        claimed = await self._claim(queue, takes, most, epoch)
+        claimed, cut = await self._claim(queue, takes, most, epoch)
         taken = dict.fromkeys(marks, 0)
         for item in claimed:
             taken[item.lane] += 1
         for take in takes:
-            if taken[take.lane] < take.most and len(claimed) < most:  # at the limit, others may have gone before
+            if taken[take.lane] < take.most and not cut:  # at the limit, others may have gone before
                 self._lanes.drained(take.lane, marks[take.lane])
         if claimed:
             claimed = [self._announced(item) for item in claimed]
@@ -141,9 +141,9 @@ class Dispatcher:
                 takes.append(Take(lane, min(most, CLAIM_TASKS)))
         return takes
 
-    async def _claim(self, queue: str, takes: Sequence[Take], most: int, epoch: int) -> list[Claimed]:
+    async def _claim(self, queue: str, takes: Sequence[Take], most: int, epoch: int) -> Batch:
         began = time.perf_counter()
-        claimed = await store.claim(
+        batch = await store.claim(
             self._database.claim,
             epoch=epoch,
             holder=self._leader.holder,
@@ -151,8 +151,8 @@ class Dispatcher:
             takes=takes,
             most=most,
         )
-        self._metrics.claimed(len(claimed), time.perf_counter() - began)
-        return claimed
+        self._metrics.claimed(len(batch.tasks), time.perf_counter() - began)
+        return batch
 
     async def _publish(self, queue: str, claimed: Sequence[Claimed], *, backlog: set[Lane]) -> None:
         messages = [

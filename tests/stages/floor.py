@@ -54,10 +54,10 @@ class Floor:
         )
         self.manager.sessions.register(register, time.monotonic())
 
-    async def accept(self, count: int = 1, kind: str = "k", **options: Any) -> list[UUID]:
+    async def accept(self, count: int = 1, kind: str = "k", *, payload: bytes = b"1", **options: Any) -> list[UUID]:
         """Accept tasks in one batch; return their ids."""
         tasks = [
-            NewTask(id=new_task_id(), kind=kind, payload=msgspec.Raw(b"1"), queue="default", **options)
+            NewTask(id=new_task_id(), kind=kind, payload=msgspec.Raw(payload), queue="default", **options)
             for _ in range(count)
         ]
         accepting = asyncio.ensure_future(self.manager.accepter.accept(tasks))

@@ -11,12 +11,14 @@ import pytest
 from scripts.cleanup import delete_queues
 from tacoq_manager.credit import MOST_PER_MESSAGE, MOST_PER_SLOT, MOST_PER_UNKNOWN
 from tacoq_manager.store import leader as store
+from tacoq_manager.store.claim import CLAIM_BYTES
 from tacoq_manager.store.engine import DatabaseUnavailable
-from tacoq_manager.transitions import cancel, lose
+from tacoq_manager.transitions import MAX_CRASHES, cancel, lose
 from tacoq_protocol.broker import Declared, LinkState
 from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed, Unroutable
-from tacoq_protocol.messages import Completed, KindSpec
+from tacoq_protocol.http import MAX_PAYLOAD_BYTES
+from tacoq_protocol.messages import Completed, KindSpec, Started
 from tests.stages.floor import Floor
 from tests.support.eventually import eventually
 
@@ -154,6 +156,50 @@ async def test_publish_that_is_not_confirmed_is_given_back_with_its_release_open
     assert floor.manager.credit.released("default") == 0
     assert await floor.dispatch() == 1
     assert floor.releases[0].release == 2
+
+
+async def recounted(floor: Floor) -> int:
+    """Dispatch after the leader has looked again where tasks are pending."""
+    await floor.manager.recount.step()
+    return await floor.dispatch()
+
+
+async def test_claim_takes_no_more_bytes_than_can_be_published_in_time(floor: Floor) -> None:
+    floor.join("k", "small", slots=100)
+    large = await floor.accept(20, payload=b"1" * MAX_PAYLOAD_BYTES)
+    small = await floor.accept(kind="small")
+    assert await floor.manager.dispatcher.step() == CLAIM_BYTES // MAX_PAYLOAD_BYTES
+    assert await floor.dispatch() == 21 - CLAIM_BYTES // MAX_PAYLOAD_BYTES
+    assert [release.task_id for release in floor.releases] == large + small
+    assert floor.manager.dispatcher._lanes.queues() == []
+
+
+async def test_tasks_on_their_last_chance_are_released_one_at_a_time(floor: Floor) -> None:
+    """A crash of theirs makes them poison: it must be known whose it was. Others go on beside them."""
+    floor.join("k", "other")
+    ids = await floor.accept(2)
+    (elsewhere,) = await floor.accept(kind="other")
+    doomed = [*ids, elsewhere]
+    await floor.connection.execute("UPDATE tasks SET crashes = $1", MAX_CRASHES - 1)
+    await floor.accept(5)
+    assert await floor.dispatch() == 6
+    assert floor.releases[0].task_id == doomed[0]
+    assert [await floor.state(task_id) for task_id in doomed] == ["queued", "pending", "pending"]
+    await floor.report(Started(doomed[0], 1, NOW))
+    assert await recounted(floor) == 0, "it runs"
+    await floor.report(Completed(doomed[0], 1, NOW, 1.0, b"1"))
+    assert await recounted(floor) == 1
+    assert floor.releases[-1].task_id == doomed[1]
+    await floor.report(Completed(doomed[1], 1, NOW, 1.0, b"1"))
+    assert await recounted(floor) == 1
+
+
+async def test_task_on_its_last_chance_that_nobody_can_run_holds_nobody_back(floor: Floor) -> None:
+    floor.join("k")
+    await floor.accept(kind="unknown")
+    await floor.accept()
+    await floor.connection.execute("UPDATE tasks SET crashes = $1", MAX_CRASHES - 1)
+    assert await floor.dispatch() == 1
 
 
 async def test_cancel_asked_for_while_it_was_published_is_kept_when_it_is_given_back(

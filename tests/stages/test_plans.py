@@ -75,8 +75,16 @@ async def test_claim_takes_the_head_of_a_lane_without_sorting_it(connection: Con
     plan = await plan_of(connection, "claim")
     scans = [node for node in plan if node.get("Index Name") == "tasks_pending"]
     assert [node["Node Type"] for node in scans] == ["Index Scan"], "and the update goes by the primary key"
-    limits = [node for node in plan if node["Node Type"] == "Limit" and node["Plans"][0] in scans]
+    limits = [node for node in plan if node["Node Type"] == "Limit" and node["Plans"][-1] in scans]
     assert limits, "the scan stops by itself at the lane's limit"
+
+
+async def test_claim_looks_for_last_chances_among_these_alone(connection: Connection) -> None:
+    """Not in what is pending, nor in what is in flight: there may be thousands beside them."""
+    plan = await plan_of(connection, "claim")
+    (chance,) = [node for node in plan if node.get("Subplan Name") == "CTE chance"]
+    scans = [node for node in nodes(chance) if node.get("Relation Name") == "tasks"]
+    assert [scan["Index Name"] for scan in scans] == ["tasks_last_chance"] * 2
 
 
 async def test_claim_looks_only_at_what_it_takes(connection: Connection) -> None:
@@ -99,5 +107,6 @@ async def test_claim_looks_only_at_what_it_takes(connection: Connection) -> None
     )
     (plan,) = json.loads(text)
     looked_at = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "tasks" and "Index Name" in node]
+    looked_at = [node for node in looked_at if node["Actual Loops"]]  # not for last chances: none is at the head
     assert [node["Actual Rows"] for node in looked_at] == [1, 1]  # the head of the lane, and the row to update
     assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 100

@@ -11,24 +11,52 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.transitions import MAX_CRASHES
 from tacoq_protocol.messages import Release
 
+CLAIM_BYTES: Final = 8 * 1024 * 1024  # of payloads at once: as much as a publish can be expected to carry in its time
+LAST_CHANCE: Final = MAX_CRASHES - 1  # crashes: the next makes it poison
+
 # The leader row is read FOR KEY SHARE: a takeover, which changes the epoch, waits for this statement, and a leader that
-# was frozen and wakes up finds its epoch gone and claims nothing. UPDATE by a sorted array locks in id order. It says
-# `state = 'pending'` in other words, or the planner could walk tasks_pending, all of it, instead of the primary key.
-_CLAIM: Final = """
+# was frozen and wakes up finds its epoch gone and claims nothing. UPDATE by a sorted array locks in id order.
+# `before` is the size of what stands in front of a task; a payload is not read to be measured.
+# `chance` is worked out only when the head of a lane has a task on its last chance: of these one at a time is released
+# in a queue, so that it alone is to blame when its worker dies.
+# States are said in other words where the planner could take tasks_pending or tasks_in_flight, and walk all of it,
+# instead of the primary key or tasks_last_chance.
+_CLAIM: Final = f"""
 WITH lead AS MATERIALIZED (
     SELECT epoch FROM leader WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp() FOR KEY SHARE
 ),
-head AS MATERIALIZED (
-    SELECT t.id
-    FROM lead
+lane AS MATERIALIZED (
+    SELECT kind, fairness_key, most FROM lead
     CROSS JOIN unnest($3::text[], $4::text[], $5::int[]) AS lane (kind, fairness_key, most)
+),
+chance AS MATERIALIZED (
+    SELECT t.id
+    FROM lane
     CROSS JOIN LATERAL (
         SELECT id, priority, run_at, seq
         FROM tasks
+        WHERE crashes >= {LAST_CHANCE} AND queue = $6 AND state NOT IN ('scheduled', 'queued', 'running')
+          AND kind = lane.kind AND fairness_key = lane.fairness_key AND (expires_at IS NULL OR expires_at > now())
+    ) AS t
+    WHERE NOT EXISTS (
+        SELECT FROM tasks WHERE crashes >= {LAST_CHANCE} AND queue = $6 AND state NOT IN ('scheduled', 'pending')
+    )
+    ORDER BY t.priority DESC, t.run_at, t.seq
+    LIMIT 1
+),
+head AS MATERIALIZED (
+    SELECT t.id, sum(t.bytes) OVER (ORDER BY t.priority DESC, t.run_at, t.seq ROWS UNBOUNDED PRECEDING) - t.bytes
+        AS before
+    FROM lane
+    CROSS JOIN LATERAL (
+        SELECT id, priority, run_at, seq, octet_length(payload) AS bytes
+        FROM tasks
         WHERE state = 'pending' AND queue = $6 AND kind = lane.kind AND fairness_key = lane.fairness_key
           AND (expires_at IS NULL OR expires_at > now())
+          AND (crashes < {LAST_CHANCE} OR id = (SELECT id FROM chance))
         ORDER BY priority DESC, run_at, seq
         LIMIT lane.most
     ) AS t
@@ -37,7 +65,8 @@ head AS MATERIALIZED (
 )
 UPDATE tasks
 SET state = 'queued', release = release + 1, queued_at = now(), session = NULL, started_at = NULL
-WHERE id = ANY (ARRAY(SELECT id FROM head ORDER BY id)) AND state NOT IN ('scheduled', 'queued', 'running')
+WHERE id = ANY (ARRAY(SELECT id FROM head WHERE before < {CLAIM_BYTES} ORDER BY id))
+  AND state NOT IN ('scheduled', 'queued', 'running')
 RETURNING id, release, kind, fairness_key, attempt, payload, created_at, timeout, expires_at, announced,
     traceparent, tracestate, priority, run_at, seq
 """
@@ -84,13 +113,24 @@ class Claimed(NamedTuple):
     release: Release
 
 
+class Batch(NamedTuple):
+    """What one claim took, in order.
+
+    `cut`: more may stand in any of the lanes; otherwise a lane that gave less than it was asked for is empty.
+    """
+
+    tasks: list[Claimed]
+    cut: bool
+
+
 async def claim(
     connection: HotConnection, *, epoch: int, holder: UUID, queue: str, takes: Sequence[Take], most: int
-) -> list[Claimed]:
+) -> Batch:
     """Move up to `most` tasks of `queue` from pending to queued, by priority, then time due, then order of accept.
 
-    Committed when it returns; in that order. Nothing is claimed unless `holder` leads with `epoch`. Raises
-    DatabaseUnavailable: then rows may be queued without anybody publishing them, which is for the rescue to find.
+    No more after CLAIM_BYTES of payloads. Committed when it returns. Nothing is claimed unless `holder` leads with
+    `epoch`. Raises DatabaseUnavailable: then rows may be queued that nobody publishes, which is for the rescue to
+    find.
     """
     rows = await connection.fetch(
         _CLAIM,
@@ -103,7 +143,7 @@ async def claim(
         most,
     )
     rows.sort(key=lambda row: (-row["priority"], row["run_at"], row["seq"]))
-    return [
+    claimed = [
         Claimed(
             Lane(queue, row["kind"], row["fairness_key"]),
             Release(
@@ -122,6 +162,8 @@ async def claim(
         )
         for row in rows
     ]
+    cut = len(claimed) == most or sum(len(item.release.payload) for item in claimed) >= CLAIM_BYTES
+    return Batch(claimed, cut)
 
 
 async def lanes(connection: HotConnection) -> list[Lane]:

@@ -28,6 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON
 
+from tacoq_manager.transitions import MAX_CRASHES
+
 metadata = MetaData()
 
 _moment = DateTime(timezone=True)
@@ -83,6 +85,11 @@ Index(
 )
 Index("tasks_scheduled", tasks.c.run_at, postgresql_where=text("state = 'scheduled'"))  # the schedule step
 Index("tasks_in_flight", tasks.c.queue, postgresql_where=text("state IN ('queued', 'running')"))  # recount, rescue
+Index(  # claim: tasks that are poison when they crash once more
+    "tasks_last_chance",
+    tasks.c.queue,
+    postgresql_where=text(f"crashes >= {MAX_CRASHES - 1}"),
+)
 Index(
     "tasks_expires",  # the expire step
     tasks.c.expires_at,
