@@ -83,7 +83,7 @@ class Manager:
 
     def _compose(self) -> None:
         database, sessions, upkeep = self.database, self.sessions, self.database.upkeep
-        self.leader = Leader(upkeep, self.id, on_taken=self._taken, on_tick=self._tick)
+        self.leader = Leader(database.leader, self.id, on_taken=self._taken, on_tick=self._tick)
         self.settler = Settler(
             database.settle,
             sessions,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,6 +14,7 @@ from tacoq_manager.credit import MOST_PER_MESSAGE, MOST_PER_SLOT, MOST_PER_UNKNO
 from tacoq_manager.store import leader as store
 from tacoq_manager.store.claim import CLAIM_BYTES
 from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_manager.store.leader import LEASE_SECONDS
 from tacoq_manager.transitions import MAX_CRASHES, cancel, lose
 from tacoq_protocol.broker import Declared, LinkState
 from tacoq_protocol.brokers.memory import MemoryHub
@@ -334,6 +336,30 @@ async def test_lead_is_not_held_by_who_could_not_learn_what_is_out(
     await floor.connection.execute("UPDATE leader SET expires_at = now()")  # it runs out
     await leader.step()
     assert leader.epoch == 3
+
+
+async def test_lead_is_held_while_its_taker_learns_what_is_out(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes: who let it run out meanwhile would never lead."""
+    leader, learnt = floor.manager.leader, asyncio.Event()
+
+    async def slowly() -> int:
+        return len([await learnt.wait()])
+
+    await leader.give_up()
+    given_up = await floor.connection.fetchval("SELECT clock_timestamp()")
+    monkeypatch.setattr(floor.manager.recount, "step", slowly)
+    taking = asyncio.create_task(leader.step())
+
+    async def past_the_first_lease() -> bool:
+        row = await floor.connection.fetchrow("SELECT holder, clock_timestamp() AS now FROM leader")
+        return bool(row["holder"] == leader.holder and row["now"] > given_up + timedelta(seconds=2 * LEASE_SECONDS))
+
+    await eventually(past_the_first_lease, 30)
+    assert await store.take(floor.manager.database.upkeep, uuid4()) is None
+    assert leader.epoch is None, "it does not know yet what is out"
+    learnt.set()
+    assert await taking == 1
+    assert leader.epoch == 2
 
 
 async def test_new_leader_learns_what_waits_and_what_is_out(floor: Floor) -> None:

@@ -137,6 +137,7 @@ class Database:
         self.settle = HotConnection(url, "settle")
         self.read = HotConnection(url, "read")
         self.upkeep = HotConnection(url, "upkeep")
+        self.leader = HotConnection(url, "leader")  # a renewal must not stand behind a long step of upkeep
         self.engine: AsyncEngine = create_async_engine(
             url.replace("postgresql://", "postgresql+asyncpg://", 1),
             poolclass=AsyncAdaptedQueuePool,
@@ -147,6 +148,6 @@ class Database:
         )
 
     async def close(self) -> None:
-        for connection in (self.accept, self.claim, self.settle, self.read, self.upkeep):
+        for connection in (self.accept, self.claim, self.settle, self.read, self.upkeep, self.leader):
             await connection.close()
         await self.engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -40,26 +41,43 @@ class Leader:
 
     async def step(self) -> int:
         """Renew the lead, or take it when nobody has it; return 1 while leading."""
-        began = time.monotonic()  # the lease counts from before the statement: never longer here than there
         if self._epoch is not None:
             try:
-                tick = await store.renew(self._connection, self._epoch, self.holder)
+                if await self._renew(self._epoch):
+                    return 1
             except DatabaseUnavailable:
                 return 0  # the lease runs out by itself, and is renewed when Postgres is back in time
-            if tick is not None:
-                self._until = began + store.LEASE_SECONDS
-                self._on_tick(tick)
-                return 1
             log.warning("leadership lost", extra={"epoch": self._epoch})
             self._epoch = None
         epoch = await store.take(self._connection, self.holder)
         if epoch is None:
             return 0
-        await self._on_taken()  # before anybody sees that we lead; when it fails the lead runs out and is taken anew
+        await self._learn(epoch)  # before anybody sees that we lead; when it fails the lead runs out and is taken anew
+        if not await self._renew(epoch):
+            return 0
         self._epoch = epoch
-        self._until = began + store.LEASE_SECONDS
         log.info("leadership taken", extra={"epoch": epoch})
         return 1
+
+    async def _renew(self, epoch: int) -> bool:
+        began = time.monotonic()  # the lease counts from before the statement: never longer here than there
+        tick = await store.renew(self._connection, epoch, self.holder)
+        if tick is None:
+            return False
+        self._until = began + store.LEASE_SECONDS
+        self._on_tick(tick)
+        return True
+
+    async def _learn(self, epoch: int) -> None:
+        """Do what a new leader does first, and hold the lead meanwhile: it may take longer than a lease."""
+        learning = asyncio.ensure_future(self._on_taken())
+        try:
+            while not (await asyncio.wait([learning], timeout=RENEW_SECONDS))[0]:
+                await store.renew(self._connection, epoch, self.holder)
+            learning.result()
+        finally:
+            learning.cancel()
+            await asyncio.gather(learning, return_exceptions=True)
 
     async def give_up(self) -> None:
         """Stop leading and let another take over at once."""
