@@ -11,7 +11,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/bin/uv)
 MEMBERS := protocol publisher_sdk worker_sdk manager embedded
 STAMP := $(VENV)/.installed
 
-.PHONY: help install lock demo demo-rabbitmq bench test check format services env build clean
+.PHONY: help install lock demo demo-rabbitmq bench test faults check format services env build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench: install ## no-op tasks end to end, on RabbitMQ and Postgres (ARGS="--task
 
 test: install ## the whole test suite (Postgres and RabbitMQ: found, started or installed)
 	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+faults: install ## break everything at random under load, for minutes (SEED=1 repeats, FOR=60 seconds)
+	@FAULTS_SEED=$(SEED) FAULTS_SECONDS=$(FOR) $(PY) scripts/services.py run --no-fsync -- $(PY) -m tests.faults $(ARGS)
 
 check: install ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check .

@@ -30,6 +30,7 @@ from tests.support.proxy import Proxy
 from tests.support.spawn import TACOQ, Spawned
 
 LEASE = 10.0
+SECONDS_TO_BEGIN = 30.0
 MOST_LOG = 20_000
 STEADY_AFTER = 4.0  # for a manager to start, and to hear itself
 HANDLERS = "tests.faults.handlers"
@@ -47,7 +48,10 @@ class Link(Enum):
 class Group:
     """`tacoq worker` with its session processes, and their children. `link`: its own proxy to the broker, if any."""
 
-    def __init__(self, process: Spawned, *, slots: int, processes: int, struck: Struck, link: Proxy | None) -> None:
+    def __init__(
+        self, name: str, process: Spawned, *, slots: int, processes: int, struck: Struck, link: Proxy | None
+    ) -> None:
+        self.name = name
         self.process = process
         self.link = link
         self._slots = slots  # of one session
@@ -115,12 +119,12 @@ class Field(Cluster):
         super().__init__(database, rabbit.broker_url, namespace, handlers=HANDLERS)
         self.effects = effects
         self.struck = Struck()
+        self.began = 0.0  # when the manager was last started
         self.topology = Topology(namespace)
         self.broker = RabbitUnderFault(rabbit, self.struck, self.slots)
         self.postgres = PostgresUnderFault(postgres, self.struck, self.slots, database=database)
         self.groups: list[Group] = []
         self.manager_program: Sequence[str] = (TACOQ,)
-        self._began = 0.0
         self._wanted = links
         self._links: dict[Link, Proxy] = {}
         self._proxies: list[Proxy] = []
@@ -160,7 +164,7 @@ class Field(Cluster):
 
     async def presence_works(self) -> None:
         """Wait until the manager has heard presence for a lease: before that it takes nobody's silence for a loss."""
-        await asyncio.sleep(max(0.0, self._began + LEASE + STEADY_AFTER - time.monotonic()))
+        await asyncio.sleep(max(0.0, self.began + LEASE + STEADY_AFTER - time.monotonic()))
 
     def begin_manager(self) -> Spawned:
         """Start the manager without waiting for it: servers may be away."""
@@ -169,8 +173,19 @@ class Field(Cluster):
             "TACOQ_DATABASE_URL": self._through(Link.MANAGER_POSTGRES, self.database),
         }
         self.manager = self.spawn("manager", "--port", str(self.port), env=env, program=self.manager_program)
-        self._began = time.monotonic()
+        self.began = time.monotonic()
         return self.manager
+
+    async def begin_and_wait(self) -> None:
+        """Start the manager and wait until it accepts; again when it ends, as it does while Postgres is away."""
+        while True:
+            manager = self.begin_manager()
+            deadline = time.monotonic() + SECONDS_TO_BEGIN
+            while manager.running and time.monotonic() < deadline:
+                if await self.ready():
+                    return
+                await asyncio.sleep(0.1)
+            manager.kill_all()
 
     async def up(self, *workers: str) -> list[Group]:
         """Start the manager and these workers, and wait until all have joined; return the workers."""
@@ -179,11 +194,6 @@ class Field(Cluster):
         for queue in {_worker(name).queue for name in workers}:
             await self.joined(sum(_worker(name).queue == queue for name in workers), queue)
         return groups
-
-    async def begin_and_wait(self) -> Spawned:
-        manager = self.begin_manager()
-        await eventually(self.ready, 60, what="the manager is ready")
-        return manager
 
     async def kill_manager(self) -> None:
         """kill -9 it; `begin_manager` starts another on the same port."""
@@ -207,7 +217,7 @@ class Field(Cluster):
         env = {"TACOQ_BROKER_URL": url, "TACOQ_SHUTDOWN_GRACE": grace, EFFECTS_URL: self.effects.url}
         arguments = ("worker", f"{self.handlers}:{name}", "--processes", str(processes))
         process, slots = self.spawn(*arguments, env=env), _worker(name).concurrency
-        group = Group(process, slots=slots, processes=processes, struck=self.struck, link=proxy)
+        group = Group(name, process, slots=slots, processes=processes, struck=self.struck, link=proxy)
         self.groups.append(group)
         return group
 
@@ -228,7 +238,7 @@ class Field(Cluster):
         await self.broker.clear_alarm()
         await self.postgres.start()
         if self.manager is None or not self.manager.running:
-            self.begin_manager()
+            await self.begin_and_wait()
         await eventually(self.ready, 60, what="the manager is ready after healing")
 
     def _target(self, link: Link) -> str:

@@ -14,6 +14,7 @@ SLOTS = 20
 TRIES = 100
 
 worker = Worker(queue="default", concurrency=SLOTS)
+older = Worker(queue="default", concurrency=SLOTS)  # before a deploy: of the same queue, and knows less
 processes = Worker(queue="processes", concurrency=2, executor="process")
 
 _BACKOFF = Backoff("10ms", factor=1, max="20ms")
@@ -23,6 +24,9 @@ _BACKOFF = Backoff("10ms", factor=1, max="20ms")
 async def add(context: Context, x: int, y: int) -> int:
     async with async_run_of(context):
         return x + y
+
+
+older.task("add", max_attempts=TRIES)(add.function)
 
 
 @worker.task(max_attempts=TRIES)

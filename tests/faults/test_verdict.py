@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from tacoq_publisher import TaskState, new_task_id
+from tests.faults.__main__ import total
 from tests.faults.effects import Ran
 from tests.faults.ledger import Entry
 from tests.faults.verdict import Attempt, Final, Stored, Verdict, judge
@@ -170,3 +171,10 @@ def test_run_that_begins_after_its_cancel_was_final_is_wrong() -> None:
     stored = Stored(final=[final(task.task_id, TaskState.CANCELLED)])
     assert of([task], stored, [ran(task.task_id, started_at=NOW - timedelta(seconds=1))]).good
     assert not of([task], stored, [ran(task.task_id, started_at=NOW + timedelta(seconds=1))]).good
+
+
+def test_verdicts_are_summed() -> None:
+    line = of([task := entry()], Stored(final=[final(task.task_id)]), faults=3).line()
+    assert total(f"{line}\n{line}\n") == {
+        "accepted": 2, "final": 2, "lost": 0, "stuck": 0, "doubled": 0, "extra_runs": 0, "faults": 6,
+    }  # fmt: skip
