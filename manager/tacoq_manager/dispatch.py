@@ -1,8 +1,9 @@
 """Dispatch: lanes and credit in, released tasks out: claimed in Postgres, published to RabbitMQ, confirmed.
 
 Between the claim's commit and the publish nothing is lost by a crash: the rows are `queued` and nobody holds them,
-which is what the rescue looks for. A publish that is not confirmed is given back at once; should the broker have it all
-the same, the two releases have different numbers, and only one outcome counts.
+which is what the rescue looks for. What a claim took whose answer is lost is given back first thing; a publish that is
+not confirmed is given back at once; should the broker have it all the same, the two releases have different numbers,
+and only one outcome counts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 
 import msgspec
@@ -21,9 +23,11 @@ from tacoq_manager.metrics import Metrics
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.settle import Settler
 from tacoq_manager.store import claim as store
-from tacoq_manager.store.claim import Batch, Claimed, Lane, Take
+from tacoq_manager.store.claim import Claimed, Lane, Take
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
+from tacoq_manager.store.leader import Taken
 from tacoq_manager.transitions import give_back
+from tacoq_manager.unpublished import Unpublished
 from tacoq_manager.upkeep.leader import Leader
 from tacoq_protocol.broker import Broker, Declared, LinkState, Outgoing
 from tacoq_protocol.codec import RELEASES, cut, encode
@@ -53,6 +57,7 @@ class Dispatcher:
         lanes: Lanes,
         credit: Credit,
         metrics: Metrics,
+        recount: Callable[[], Awaitable[int]],
     ) -> None:
         self._database = database
         self._broker = broker
@@ -63,9 +68,14 @@ class Dispatcher:
         self._lanes = lanes
         self._credit = credit
         self._metrics = metrics
+        self._unpublished = Unpublished(database.claim, leader, settler, recount)
         self._changed = asyncio.Event()
         self._declared: set[str] = set()
         self._held: set[str] = set()
+
+    def taken(self, taken: Taken) -> None:
+        """This manager leads from now on."""
+        self._unpublished.taken(taken)
 
     def wake(self) -> None:
         """Something changed that may let a task run."""
@@ -99,6 +109,7 @@ class Dispatcher:
 
     async def step(self) -> int:
         """Claim and publish once for every queue that has lanes and credit; return how many tasks were released."""
+        await self._unpublished.give_back()
         released = 0
         for queue in self._lanes.queues():
             epoch = self._leader.epoch
@@ -115,20 +126,12 @@ class Dispatcher:
             return 0
         await self._declare(queue)
         was_idle = self._credit.released(queue) < self._sessions.slots(queue)
-        most = min(max(take.most for take in takes), CLAIM_TASKS)
-        claimed, cut = await self._claim(queue, takes, most, epoch)
-        taken = dict.fromkeys(marks, 0)
-        for item in claimed:
-            taken[item.lane] += 1
-        for take in takes:
-            if taken[take.lane] < take.most and not cut:  # at the limit, others may have gone before
-                self._lanes.drained(take.lane, marks[take.lane])
-        if claimed:
-            claimed = [self._announced(item) for item in claimed]
-            self._credit.release(queue, len(claimed))
-            await self._publish(queue, claimed, backlog=set(self._lanes.of(queue)))
-            if was_idle:
-                self._credit.probe(claimed[0].release.fence, time.monotonic())
+        with self._unpublished.watching(queue):
+            claimed = await self._claim(queue, takes, marks, epoch)
+            if claimed:
+                await self._publish(queue, claimed, backlog=set(self._lanes.of(queue)))
+        if claimed and was_idle:
+            self._credit.probe(claimed[0].release.fence, time.monotonic())
         return len(claimed)
 
     def _takes(self, queue: str, lanes: Iterable[Lane]) -> list[Take]:
@@ -141,8 +144,10 @@ class Dispatcher:
                 takes.append(Take(lane, min(most, CLAIM_TASKS)))
         return takes
 
-    async def _claim(self, queue: str, takes: Sequence[Take], most: int, epoch: int) -> Batch:
+    async def _claim(self, queue: str, takes: Sequence[Take], marks: Mapping[Lane, int], epoch: int) -> list[Claimed]:
+        """Claim, and forget the lanes that gave all they had."""
         began = time.perf_counter()
+        most = min(max(take.most for take in takes), CLAIM_TASKS)
         batch = await store.claim(
             self._database.claim,
             epoch=epoch,
@@ -152,7 +157,14 @@ class Dispatcher:
             most=most,
         )
         self._metrics.claimed(len(batch.tasks), time.perf_counter() - began)
-        return batch
+        if batch.at is not None:
+            self._unpublished.came_through(batch.at)
+        taken = Counter(item.lane for item in batch.tasks)
+        for take in takes:
+            if taken[take.lane] < take.most and not batch.cut:  # at the limit, others may have gone before
+                self._lanes.drained(take.lane, marks[take.lane])
+        self._credit.release(queue, len(batch.tasks))
+        return [self._announced(item) for item in batch.tasks]
 
     async def _publish(self, queue: str, claimed: Sequence[Claimed], *, backlog: set[Lane]) -> None:
         messages = [
@@ -186,9 +198,7 @@ class Dispatcher:
             yield from cut((item.release for item in run), _size, most=most)
 
     async def _give_back(self, claimed: Sequence[Claimed]) -> None:
-        """Make them pending again, or cancelled when that was asked for. When Postgres is away too, the rescue finds
-        them.
-        """
+        """Make them pending again, or cancelled when that was asked for; while Postgres is away, later."""
         await self._settler.apply([give_back(item.release.fence) for item in claimed])
 
     async def _declare(self, queue: str) -> None:

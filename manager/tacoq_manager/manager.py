@@ -36,7 +36,7 @@ from tacoq_manager.store import registry
 from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
-from tacoq_manager.store.leader import Tick
+from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.upkeep import partitions
@@ -102,6 +102,7 @@ class Manager:
             lanes=Lanes(),
             credit=self.credit,
             metrics=self.metrics,
+            recount=lambda: self.recount.step(),
         )
         self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.dispatcher.note).step)
         self.expiry = DueTimer("expire", Expiry(upkeep, self.leader, self.settler).step)
@@ -256,11 +257,13 @@ class Manager:
         if self.leader.epoch is None:
             self.news.tell_redelivered(fence)
 
-    async def _taken(self) -> None:
+    async def _taken(self, taken: Taken) -> None:
         """This manager leads now: learn what is released and what waits before anything is claimed."""
+        self.dispatcher.taken(taken)
         await self.recount.step()
 
     def _tick(self, tick: Tick) -> None:
+        self.dispatcher.wake()
         if tick.due is not None:
             self.schedule.notice(tick.due)
         if tick.expiry is not None:

@@ -106,10 +106,10 @@ async def test_resend_after_the_task_has_ended_tells_its_state(door: Door, datab
     first = task()
     await door.accept(first)
     me = uuid4()
-    epoch = await leader.take(door.database.upkeep, me)
-    assert epoch is not None
+    lead = await leader.take(door.database.upkeep, me)
+    assert lead is not None
     takes = [claim.Take(Lane("default", "k", ""), 1)]
-    await claim.claim(door.database.claim, epoch=epoch, holder=me, queue="default", takes=takes, most=1)
+    await claim.claim(door.database.claim, epoch=lead.epoch, holder=me, queue="default", takes=takes, most=1)
     report = Completed(first.id, 1, datetime.now(UTC), 0.1, b"2")
     assert await settle.apply(door.database.settle, [moves.complete(report, uuid4())])
     assert await door.accept(first) == [Accepted(first.id, TaskState.COMPLETED, duplicate=True)]

@@ -275,7 +275,9 @@ async def test_manager_that_lost_its_lead_claims_nothing(floor: Floor) -> None:
     floor.join("k")
     (task_id,) = await floor.accept()
     await floor.connection.execute("UPDATE leader SET expires_at = now()")
-    assert await store.take(floor.manager.database.upkeep, uuid4()) == 2
+    taken = await store.take(floor.manager.database.upkeep, uuid4())
+    assert taken is not None
+    assert taken.epoch == 2
     assert floor.manager.leader.epoch == 1
     assert await floor.dispatch() == 0
     assert await floor.state(task_id) == "pending"

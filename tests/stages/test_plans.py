@@ -20,6 +20,7 @@ Connection = Any
 
 STATEMENTS = {
     "claim": (claim._CLAIM, 7),
+    "unpublished": (claim._UNPUBLISHED, 4),
     "lanes": (claim._LANES, 0),
     "in flight": (claim._IN_FLIGHT, 0),
     "settle": (settle._APPLY, 19),

@@ -7,12 +7,13 @@ of the queue would walk over every row that a limit or an unknown kind holds bac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.transitions import MAX_CRASHES
-from tacoq_protocol.messages import Release
+from tacoq_protocol.messages import Fence, Release
 
 CLAIM_BYTES: Final = 8 * 1024 * 1024  # of payloads at once: as much as a publish can be expected to carry in its time
 LAST_CHANCE: Final = MAX_CRASHES - 1  # crashes: the next makes it poison
@@ -68,7 +69,21 @@ SET state = 'queued', release = release + 1, queued_at = now(), session = NULL, 
 WHERE id = ANY (ARRAY(SELECT id FROM head WHERE before < {CLAIM_BYTES} ORDER BY id))
   AND state NOT IN ('scheduled', 'queued', 'running')
 RETURNING id, release, kind, fairness_key, attempt, payload, created_at, timeout, expires_at, announced,
-    traceparent, tracestate, priority, run_at, seq
+    traceparent, tracestate, priority, run_at, seq, queued_at
+"""
+
+# Claims hold this row FOR KEY SHARE. What they commit is seen by the next statement only.
+_WAIT_FOR_CLAIMS: Final = "SELECT epoch FROM leader WHERE epoch = $1 FOR UPDATE"
+
+_UNPUBLISHED: Final = """
+WITH lead AS MATERIALIZED (
+    SELECT epoch FROM leader WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp() FOR KEY SHARE
+)
+SELECT t.id, t.release
+FROM lead LEFT JOIN LATERAL (
+    SELECT id, release FROM tasks
+    WHERE state IN ('queued', 'running') AND state = 'queued' AND queue = $3 AND queued_at > $4
+) AS t ON true
 """
 
 # Loose index scan: one probe per lane, whatever lies in it.
@@ -114,12 +129,13 @@ class Claimed(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one claim took, in order.
+    """What one claim took, in order. `at`: the database's time of it; None when it took nothing.
 
     `cut`: more may stand in any of the lanes; otherwise a lane that gave less than it was asked for is empty.
     """
 
     tasks: list[Claimed]
+    at: datetime | None
     cut: bool
 
 
@@ -129,8 +145,7 @@ async def claim(
     """Move up to `most` tasks of `queue` from pending to queued, by priority, then time due, then order of accept.
 
     No more after CLAIM_BYTES of payloads. Committed when it returns. Nothing is claimed unless `holder` leads with
-    `epoch`. Raises DatabaseUnavailable: then rows may be queued that nobody publishes, which is for the rescue to
-    find.
+    `epoch`. Raises DatabaseUnavailable: then rows may be queued that nobody publishes: see `unpublished`.
     """
     rows = await connection.fetch(
         _CLAIM,
@@ -163,7 +178,20 @@ async def claim(
         for row in rows
     ]
     cut = len(claimed) == most or sum(len(item.release.payload) for item in claimed) >= CLAIM_BYTES
-    return Batch(claimed, cut)
+    return Batch(claimed, rows[0]["queued_at"] if rows else None, cut)
+
+
+async def unpublished(
+    connection: HotConnection, *, epoch: int, holder: UUID, queue: str, since: datetime
+) -> list[Fence] | None:
+    """Return what was claimed in `queue` after `since`: by claims of this leader whose answers were lost.
+
+    Such a claim may still be at work on its old connection: this waits for its end. None unless `holder` leads with
+    `epoch`. Raises DatabaseUnavailable.
+    """
+    await connection.fetch(_WAIT_FOR_CLAIMS, epoch)
+    rows = await connection.fetch(_UNPUBLISHED, epoch, holder, queue, since)
+    return [Fence(*row) for row in rows if row["id"] is not None] if rows else None
 
 
 async def lanes(connection: HotConnection) -> list[Lane]:

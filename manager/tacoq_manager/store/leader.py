@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -27,7 +28,7 @@ FROM renewed
 _TAKE: Final = """
 UPDATE leader SET epoch = epoch + 1, holder = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
 WHERE holder IS NULL OR expires_at <= clock_timestamp()
-RETURNING epoch
+RETURNING epoch, clock_timestamp() AS at
 """
 
 _GIVE_UP: Final = "UPDATE leader SET holder = NULL, expires_at = clock_timestamp() WHERE epoch = $1 AND holder = $2"
@@ -43,10 +44,17 @@ class Tick(NamedTuple):
     expiry: float | None
 
 
-async def take(connection: HotConnection, holder: UUID) -> int | None:
-    """Become leader when nobody is; return the new epoch, or None."""
+class Taken(NamedTuple):
+    """The lead, taken. Claims of earlier leaders had ended by `at`, of the database; those to come are later."""
+
+    epoch: int
+    at: datetime
+
+
+async def take(connection: HotConnection, holder: UUID) -> Taken | None:
+    """Become leader when nobody is."""
     rows = await connection.fetch(_TAKE, holder, LEASE_SECONDS)
-    return rows[0]["epoch"] if rows else None
+    return Taken(*rows[0]) if rows else None
 
 
 async def renew(connection: HotConnection, epoch: int, holder: UUID) -> Tick | None:

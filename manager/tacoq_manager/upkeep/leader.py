@@ -24,7 +24,7 @@ class Leader:
         connection: HotConnection,
         holder: UUID,
         *,
-        on_taken: Callable[[], Awaitable[None]],
+        on_taken: Callable[[store.Taken], Awaitable[None]],
         on_tick: Callable[[store.Tick], None],
     ) -> None:
         self.holder = holder
@@ -49,14 +49,14 @@ class Leader:
                 return 0  # the lease runs out by itself, and is renewed when Postgres is back in time
             log.warning("leadership lost", extra={"epoch": self._epoch})
             self._epoch = None
-        epoch = await store.take(self._connection, self.holder)
-        if epoch is None:
+        taken = await store.take(self._connection, self.holder)
+        if taken is None:
             return 0
-        await self._learn(epoch)  # before anybody sees that we lead; when it fails the lead runs out and is taken anew
-        if not await self._renew(epoch):
+        await self._learn(taken)  # before anybody sees that we lead; when it fails the lead runs out and is taken anew
+        if not await self._renew(taken.epoch):
             return 0
-        self._epoch = epoch
-        log.info("leadership taken", extra={"epoch": epoch})
+        self._epoch = taken.epoch
+        log.info("leadership taken", extra={"epoch": taken.epoch})
         return 1
 
     async def _renew(self, epoch: int) -> bool:
@@ -68,12 +68,12 @@ class Leader:
         self._on_tick(tick)
         return True
 
-    async def _learn(self, epoch: int) -> None:
+    async def _learn(self, taken: store.Taken) -> None:
         """Do what a new leader does first, and hold the lead meanwhile: it may take longer than a lease."""
-        learning = asyncio.ensure_future(self._on_taken())
+        learning = asyncio.ensure_future(self._on_taken(taken))
         try:
             while not (await asyncio.wait([learning], timeout=RENEW_SECONDS))[0]:
-                await store.renew(self._connection, epoch, self.holder)
+                await store.renew(self._connection, taken.epoch, self.holder)
             learning.result()
         finally:
             learning.cancel()
