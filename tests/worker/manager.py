@@ -148,12 +148,12 @@ def _fence(report: Report) -> Fence:
 
 @asynccontextmanager
 async def playing(
-    worker: Worker, make_broker: BrokerFactory, *, pace: Pace = QUICK
+    worker: Worker, make_broker: BrokerFactory, *, topology: Topology = TOPOLOGY, pace: Pace = QUICK
 ) -> AsyncIterator[tuple[Session, FakeManager]]:
     """A session at work, and the manager's side of it."""
-    manager = FakeManager(make_broker("manager"), TOPOLOGY, worker.queue)
+    manager = FakeManager(make_broker("manager"), topology, worker.queue)
     await manager.start()
-    session = Session(worker, make_broker, TOPOLOGY, pace=pace)
+    session = Session(worker, make_broker, topology, pace=pace)
     await session.start()
     try:
         yield session, manager

@@ -1,7 +1,7 @@
 """Worker SDK: decorated functions in, releases executed and reported out.
 
 Reading order: worker, registry, arguments, context, outcomes (what applications see); session (how it is
-composed); consume, held, slots, execute, children (the life of a release); report, sweep (how it is told);
+composed); consume, held, slots, execute, children (the life of a release); report, sweep, early_ack (how it is told);
 heartbeat, control (how managers see it); process, supervise, cli (`tacoq worker`).
 """
 

@@ -1,14 +1,14 @@
 """Consume: deliveries in, releases to slots; acked when the reports of all its releases are confirmed.
 
-Here and nowhere else is a task message acked. What RabbitMQ gives a second time is never simply run: if this
-session holds the release it goes on, and the new delivery waits for the same report; else it is handed back,
-for another session may run it.
+Here, and for long runs in `early_ack`, is a task message acked, and nowhere else. What RabbitMQ gives a second
+time is never simply run: if this session holds the release it goes on, and the new delivery waits for the same
+report; else it is handed back, for another session may run it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Delivery
@@ -16,6 +16,7 @@ from tacoq_protocol.codec import decode_releases
 from tacoq_protocol.errors import DecodeError
 from tacoq_protocol.messages import Cancelled, Fence, Outcome, Release, Returned, ReturnReason
 from tacoq_protocol.topology import Queue
+from tacoq_worker.early_ack import EarlyAcks
 from tacoq_worker.execute import CANCELLED_ON_REQUEST, Stop
 from tacoq_worker.held import Held, Message, Phase
 from tacoq_worker.registry import Registry
@@ -46,16 +47,16 @@ class Intake:
         self._slots = slots
         self._reporter = reporter
         self._cancels = _EarlyCancels()
-        self._prefetch = prefetch
         self._consuming: Consuming | None = None
         self._closed = False
         self.held: dict[Fence, Held] = {}
+        self._early = EarlyAcks(prefetch, self.held, consuming=lambda: self._consuming)
         self.taken = 0  # messages, ever
 
     async def start(self) -> None:
         """Consume from now on, unless `stop` came before, or comes meanwhile."""
         if not self._closed:
-            consumer = Consumer(self._queue, self._delivered, prefetch=self._prefetch)
+            consumer = Consumer(self._queue, self._delivered, self._early.begin(), on_lost=self._lost)
             self._consuming = await self._broker.consume(consumer)
         if self._closed and self._consuming is not None:
             await self._consuming.stop()
@@ -70,6 +71,7 @@ class Intake:
         self._closed = True
         if self._consuming is not None:
             await self._consuming.stop()
+        self._early.stop()
 
     async def close(self) -> None:
         """Give what is not acked back to the broker."""
@@ -83,9 +85,10 @@ class Intake:
             return
         consuming, self._consuming = self._consuming, None  # so that a second rebuild does nothing
         await consuming.close()
+        self._lost()
         await self.start()
 
-    def confirmed(self, ended: Iterable[Held]) -> None:
+    def confirmed(self, ended: Sequence[Held]) -> None:
         """The broker has these releases' reports: let go of them, and ack what waited for nothing else."""
         # Reported but not acked is safe: the redelivery is stale. Acked but not reported loses the outcome.
         for held in ended:
@@ -95,6 +98,15 @@ class Intake:
                 if message.unconfirmed == 0:
                     message.held.clear()  # they know each other: nothing else would free them but the collector
                     message.delivery.ack()
+        if self._early.watching:
+            self._early.ended(ended)
+
+    def ack_early(self, runs: Iterable[Held]) -> None:
+        """Ack the messages of these runs, if the start or the outcome of each release in them is confirmed."""
+        for message in {message for held in runs for message in held.messages if not message.lost}:
+            self.hand_back(message.held, ReturnReason.SLOW)
+            if all(held.start_confirmed or self.held.get(held.fence) is not held for held in message.held):
+                self._early.ack(message)
 
     def hand_back(self, held: Iterable[Held], reason: ReturnReason) -> None:
         """Return those that no slot has taken."""
@@ -138,10 +150,18 @@ class Intake:
                 else:
                     self._reporter.outcome(held, refusal)
             elif message not in held.messages:
+                held.messages = [earlier for earlier in held.messages if not earlier.lost]
                 held.arrived_in(message)
         if message.unconfirmed == 0:  # a message without releases
             delivery.ack()
         self._slots.offer(to_run)
+
+    def _lost(self) -> None:
+        """The broker has back what is not acked."""
+        for held in self.held.values():
+            for message in held.messages:
+                message.lost = True
+        self._early.lost()
 
     def _refusal(self, held: Held, *, redelivered: bool) -> Outcome | None:
         """Say why a release that just came must not run."""

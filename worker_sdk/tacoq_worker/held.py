@@ -19,23 +19,27 @@ class Phase(Enum):
 
 
 class Message:
-    """A delivery and the releases it brought; it is acked when none of them waits for a confirm any more."""
+    """A delivery and the releases it brought; it is acked when none of them waits for a confirm any more.
 
-    __slots__ = ("delivery", "held", "unconfirmed")
+    `lost`: the broker has it back and gives it again, to somebody.
+    """
+
+    __slots__ = ("delivery", "held", "lost", "unconfirmed")
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
+        self.lost = False
         self.held: list[Held] = []
         self.unconfirmed = 0
 
 
 class Held:
-    """A release this session holds. `messages`: every delivery that brought it, several after redeliveries.
+    """A release this session holds. `messages`: every delivery that brought it and was not acked early.
 
     `handler` is None for a release that only waits to be handed back.
     """
 
-    __slots__ = ("fence", "handler", "messages", "phase", "release", "run", "start_reported")
+    __slots__ = ("fence", "handler", "messages", "phase", "release", "run", "start_confirmed", "start_reported")
 
     def __init__(self, release: Release, handler: AnyHandler | None, fence: Fence) -> None:
         self.release = release
@@ -43,7 +47,7 @@ class Held:
         self.fence = fence
         self.phase = Phase.WAITING
         self.run: Run | None = None
-        self.start_reported = False
+        self.start_reported = self.start_confirmed = False
         self.messages: list[Message] = []
 
     def arrived_in(self, message: Message) -> None:

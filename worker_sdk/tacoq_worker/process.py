@@ -26,7 +26,7 @@ from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.logs import configure_logging
 from tacoq_worker.loading import load_worker
 from tacoq_worker.session import Session
-from tacoq_worker.settings import WorkerSettings, load_settings
+from tacoq_worker.settings import Pace, WorkerSettings, load_settings
 from tacoq_worker.worker import Worker
 
 log = logging.getLogger("tacoq.worker")
@@ -65,7 +65,12 @@ def main(target: str, session: str, fd: str) -> int:
 async def _run(worker: Worker, settings: WorkerSettings, id: UUID, supervisor: socket.socket, ending: _Ending) -> bool:
     grace = settings.shutdown_grace.total_seconds()
     session = Session(
-        worker, lambda name: RabbitBroker(settings.broker_url, name), settings.topology, grace=grace, id=id
+        worker,
+        lambda name: RabbitBroker(settings.broker_url, name),
+        settings.topology,
+        grace=grace,
+        id=id,
+        pace=Pace(ack_deadline=settings.ack_deadline.total_seconds()),
     )
     loop = asyncio.get_running_loop()
     ending.drain = functools.partial(loop.call_soon_threadsafe, session.begin_drain)

@@ -46,7 +46,8 @@ class Reporter:
         self._pace = pace
         self._reports: list[Report] = []
         self._closing: list[Held] = []  # whose outcomes are among the reports
-        self._announced: list[asyncio.Future[None]] = []  # whose starts are
+        self._starting: list[Held] = []  # whose starts are
+        self._announced: list[asyncio.Future[None]] = []  # who waits for one of them
         self._in_flight = 0
         self._something = asyncio.Event()
         self._link_changed = asyncio.Event()
@@ -65,6 +66,7 @@ class Reporter:
         """This run goes on for longer."""
         assert held.run is not None, "it runs"
         held.start_reported = True
+        self._starting.append(held)
         self._add(Started(held.release.task_id, held.release.release, held.run.started_at))
 
     async def announce(self, held: Held) -> None:
@@ -111,15 +113,19 @@ class Reporter:
         """Publish what is there and let go of what is confirmed; False, with all of it kept, when it is not."""
         reports, self._reports = self._reports, []
         closing, self._closing = self._closing, []
+        starting, self._starting = self._starting, []
         announced, self._announced = self._announced, []
         try:
             await self._broker.publish(self._messages(reports), seconds=self._pace.publish_deadline)
         except Exception as error:
-            self._reports[:0], self._closing[:0], self._announced[:0] = reports, closing, announced
+            self._reports[:0], self._closing[:0] = reports, closing
+            self._starting[:0], self._announced[:0] = starting, announced
             unforeseen = None if isinstance(error, BrokerError) else error
             fields = {"reports": len(self._reports), "reason": str(error)}
             log.warning("reports not confirmed", exc_info=unforeseen, extra=fields)
             return False
+        for held in starting:
+            held.start_confirmed = True
         for future in announced:
             if not future.done():
                 future.set_result(None)

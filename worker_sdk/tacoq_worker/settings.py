@@ -35,6 +35,7 @@ class WorkerSettings(BaseSettings):
     namespace: str = "tacoq"  # prefix of every exchange and queue
     task_queues: Literal["classic", "quorum"] = "classic"
     shutdown_grace: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(seconds=30)
+    ack_deadline: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(minutes=10)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("broker_url")
@@ -43,6 +44,13 @@ class WorkerSettings(BaseSettings):
         if not url.startswith(("amqp://", "amqps://")):
             raise ValueError("not the URL of a RabbitMQ virtual host: give amqp://user:password@host:5672/vhost")
         return url
+
+    @field_validator("ack_deadline")
+    @classmethod
+    def _is_some_time(cls, deadline: timedelta) -> timedelta:
+        if not deadline:
+            raise ValueError("must be more than 0: the age at which a run's message is acked")
+        return deadline
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -65,12 +73,13 @@ def load_settings() -> WorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When a session does what, in seconds. Tests shorten it; nothing else has a reason to."""
+    """When a session does what, in seconds. Tests shorten it; `ack_deadline` alone is a setting."""
 
     beat: float = 2.0  # between heartbeats
     listed_after: float = 5.0  # a run this old is listed in heartbeats
     started_after: float = 0.1  # a run this old has its start reported
     slow_run: float = 0.05  # a run this long hands back the unstarted rest of its message
+    ack_deadline: float = 600.0  # a run this old has its message acked; RabbitMQ waits 30 min for it
     publish_deadline: float = 10.0
     retry_publish: float = 1.0  # at the latest, after a failed one
     stop_runs: float = 5.0  # for cancelled runs to stop, after the grace time

@@ -1,4 +1,4 @@
-"""Sweep: one timer over all runs. Reports their starts when late, hands back what waits behind slow ones."""
+"""Sweep: one timer over all runs. Reports starts when late, hands back what waits behind slow runs, acks long ones."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Sweep:
     def step(self, now: float) -> int:
         """Look at every run once, at monotonic time `now`; return how many there are."""
         running = self._slots.running()
+        long: list[Held] = []
         for held in running:
             if held.run is None or not held.run.began:
                 continue
@@ -49,6 +50,10 @@ class Sweep:
                 self._hand_back_rest(held)
             if age > self._pace.started_after and not held.start_reported:
                 self._reporter.started(held)
+            if age > self._pace.ack_deadline and held.messages:
+                long.append(held)
+        if long:
+            self._intake.ack_early(long)
         return len(running)
 
     def _tick(self) -> None:
