@@ -20,6 +20,7 @@ import asyncpg
 import msgspec
 
 from tacoq_manager.metrics import Metrics
+from tacoq_manager.payloads import PayloadCheck
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.store import accept as store
 from tacoq_manager.store.claim import Lane
@@ -63,6 +64,7 @@ class Accepter:
     ) -> None:
         self._connection = connection
         self._sessions = sessions
+        self._payloads = PayloadCheck(sessions)
         self._metrics = metrics
         self._on_lanes = on_lanes
         self._on_due = on_due
@@ -80,7 +82,26 @@ class Accepter:
         now = datetime.now(UTC)
         rows = [self._row(task, index, now) for index, task in enumerate(tasks)]
         _refuse_repeated(rows)
+        await self._refuse_misfits(rows)
         return await self.commit(rows)
+
+    async def _refuse_misfits(self, rows: Sequence[store.Row]) -> None:
+        """Raise InvalidTask for a payload that its kind does not take.
+
+        What is stored already is a resend: workers may have brought another schema since.
+        """
+        misfits = {
+            index: problem
+            for index, row in enumerate(rows)
+            if (problem := self._payloads.problem(row.queue, row.kind, row.payload)) is not None
+        }
+        if misfits:
+            known = await store.known(self._connection, [rows[index].id for index in misfits])
+            for index, problem in misfits.items():
+                row = rows[index]
+                if row.id not in known:
+                    text = f"the payload of task {row.id} does not fit kind {row.kind!r}: {problem}"
+                    raise InvalidTask(text, index=index)
 
     async def commit(self, rows: list[store.Row]) -> list[Accepted]:
         """Store validated rows as one request of the next group."""

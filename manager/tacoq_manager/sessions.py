@@ -71,6 +71,7 @@ class Sessions:
         self._steady_since: float | None = None
         self._lacking: dict[tuple[str, str], tuple[UUID, ...]] = {}  # answers until something changes
         self._queue_of_kind: dict[str, str | None] = {}
+        self._schemas: dict[tuple[str, str], tuple[bytes, ...]] = {}
 
     # What is heard.
 
@@ -224,6 +225,16 @@ class Sessions:
         """The kind as it was last registered for the queue."""
         return self._specs.get((queue, kind))
 
+    def payload_schemas(self, queue: str, kind: str) -> tuple[bytes, ...]:
+        """The different schemas of the kind that live sessions have, or, without any, the one known last."""
+        schemas = self._schemas.get((queue, kind))
+        if schemas is None:
+            specs = [state.kinds[kind] for state in self._live.values() if state.queue == queue and kind in state.kinds]
+            last = self._specs.get((queue, kind))
+            specs = specs or ([last] if last is not None else [])
+            schemas = self._schemas[queue, kind] = tuple(dict.fromkeys(spec.payload_schema for spec in specs))
+        return schemas
+
     def queue_of_kind(self, kind: str) -> str | None:
         """The one queue whose live sessions know the kind, or, without any, that knew it; else None."""
         if kind not in self._queue_of_kind:
@@ -260,6 +271,7 @@ class Sessions:
     def _forget_answers(self) -> None:
         self._lacking.clear()
         self._queue_of_kind.clear()
+        self._schemas.clear()
 
 
 def _remember(sessions: OrderedDict[UUID, T], session: UUID, value: T) -> None:

@@ -18,6 +18,15 @@ SELECT id, state, duplicate FROM pg_temp.tacoq_accept(
 )
 """
 
+_KNOWN: Final = """
+SELECT t.id FROM unnest($1::uuid[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT tasks.id FROM tasks WHERE tasks.id = wanted.id
+    UNION ALL
+    SELECT h.id FROM task_history AS h WHERE h.id = wanted.id
+) AS t
+"""
+
 
 class Row(NamedTuple):
     """A task as it is stored. `delay` and `expires_in` are seconds from now on the database's clock."""
@@ -69,3 +78,8 @@ async def accept(connection: HotConnection, rows: Sequence[Row]) -> dict[UUID, S
             raise
         raise ContentConflict(frozenset(UUID(id) for id in str(error.detail).split(","))) from error
     return {id: Stored(TaskState(state), duplicate) for id, state, duplicate in records}
+
+
+async def known(connection: HotConnection, ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of `ids` that a task has, live or final. Raises DatabaseUnavailable."""
+    return {row["id"] for row in await connection.fetch(_KNOWN, ids)}
