@@ -39,6 +39,7 @@ log = logging.getLogger("tacoq.dispatch")
 
 CLAIM_TASKS = 1_000  # at once; more wait for the next round
 PUBLISH_SECONDS = 5.0
+FINISH_SECONDS = PUBLISH_SECONDS + 2.0  # what is not confirmed by then has been given back
 RETRY_SECONDS = 0.2
 
 
@@ -69,6 +70,8 @@ class Dispatcher:
         self._credit = credit
         self._metrics = metrics
         self._unpublished = Unpublished(database.claim, leader, settler, recount)
+        self._round = asyncio.Lock()
+        self._finishing = False
         self._changed = asyncio.Event()
         self._declared: set[str] = set()
         self._held: set[str] = set()
@@ -107,17 +110,27 @@ class Dispatcher:
                 await asyncio.sleep(RETRY_SECONDS)
                 self._changed.set()
 
+    async def finish(self) -> None:
+        """Begin nothing more; return when all that was claimed is confirmed or given back.
+
+        Raises DatabaseUnavailable when Postgres is away: then the rescue has to find what is left.
+        """
+        self._finishing = True
+        async with self._round:
+            await self._unpublished.give_back()
+
     async def step(self) -> int:
         """Claim and publish once for every queue that has lanes and credit; return how many tasks were released."""
-        await self._unpublished.give_back()
-        released = 0
-        for queue in self._lanes.queues():
-            epoch = self._leader.epoch
-            if epoch is None or self._broker.state is not LinkState.OPEN:
-                return 0
-            if queue not in self._held:
-                released += await self._dispatch(queue, epoch)
-        return released
+        async with self._round:
+            await self._unpublished.give_back()
+            released = 0
+            for queue in self._lanes.queues():
+                epoch = self._leader.epoch
+                if self._finishing or epoch is None or self._broker.state is not LinkState.OPEN:
+                    return 0
+                if queue not in self._held:
+                    released += await self._dispatch(queue, epoch)
+            return released
 
     async def _dispatch(self, queue: str, epoch: int) -> int:
         marks = self._lanes.of(queue)

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 from tacoq_manager.accept import Accepter
 from tacoq_manager.cancel import REMIND_SECONDS, Canceller
 from tacoq_manager.credit import Credit
-from tacoq_manager.dispatch import Dispatcher
+from tacoq_manager.dispatch import FINISH_SECONDS, Dispatcher
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.news import News
@@ -178,6 +178,9 @@ class Manager:
 
     async def stop(self) -> None:
         """End the stages in the order of a task's life, so that what was taken in is finished. Idempotent."""
+        with suppress(TimeoutError, DatabaseUnavailable):
+            async with asyncio.timeout(FINISH_SECONDS):
+                await self.dispatcher.finish()
         if self._reports is not None:
             await self._reports.stop()
             with suppress(TimeoutError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -30,3 +32,13 @@ async def rabbit_floor(database: str, broker_url: str, namespace: str) -> AsyncI
     settings = Settings(database_url=database, broker_url=broker_url, namespace=namespace)
     async with standing(settings, lambda name: RabbitBroker(broker_url, name)) as at_work:
         yield at_work
+
+
+@pytest_asyncio.fixture
+async def lock(database: str) -> AsyncIterator[Any]:
+    """A connection in a transaction of its own, to hold rows."""
+    connection = await asyncpg.connect(database)
+    transaction = connection.transaction()
+    await transaction.start()
+    yield connection
+    await connection.close()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
-import pytest_asyncio
 
 from tacoq_manager.store import claim as store
 from tacoq_manager.store import leader
@@ -19,16 +17,6 @@ from tests.stages.floor import Floor
 from tests.support.eventually import eventually
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-
-@pytest_asyncio.fixture
-async def lock(database: str) -> AsyncIterator[Any]:
-    """A connection in a transaction of its own, to hold rows."""
-    connection = await asyncpg.connect(database)
-    transaction = connection.transaction()
-    await transaction.start()
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
