@@ -140,7 +140,7 @@ class Broker(Protocol):
 
         Raises BrokerUnavailable at once when the link is not open: nothing was sent. Raises Unroutable when a mandatory
         message had no queue, PublishUnconfirmed when not all were confirmed within `seconds` or the link was lost: of
-        the batch any part may be stored.
+        the batch any part may be stored. A link on which `seconds` went by may be replaced: it is closed until then.
         """
 
     async def message_count(self, queue: str) -> int | None:

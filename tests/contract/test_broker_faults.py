@@ -153,14 +153,30 @@ async def test_a_cancelled_task_can_still_stop_close_and_publish(world: World) -
 
 async def test_a_publish_in_flight_when_the_link_is_lost_is_unconfirmed(world: World) -> None:
     broker = await world.open()
-    world.freeze()
+    world.lose_replies("one")
     publishing = asyncio.create_task(broker.publish(world.tasks(b"x"), seconds=30))
-    await asyncio.sleep(0.05)  # on its way: nothing that could be waited for tells
+    await world.arrives(1)
     await world.lose("one")
     world.thaw()
     with pytest.raises(PublishUnconfirmed):
         await publishing
     await broker.wait_open(10)
+
+
+async def test_a_batch_that_its_caller_gives_up_leaves_the_link_as_it_is(world: World) -> None:
+    broker = await world.open()
+    states: list[LinkState] = []
+    broker.on_state(states.append)
+    world.lose_replies("one")
+    publishing = asyncio.create_task(broker.publish(world.tasks(b"x"), seconds=30))
+    await world.arrives(1)
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    world.thaw()
+    await broker.publish(world.tasks(b"y"), seconds=10)
+    await world.counts(2)
+    assert states == []
 
 
 async def test_a_queue_deleted_under_its_consumer_is_declared_and_consumed_again(world: World) -> None:

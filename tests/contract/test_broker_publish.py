@@ -106,7 +106,7 @@ async def test_a_publish_without_a_confirm_ends_at_its_deadline(world: World) ->
     world.thaw()
     # Nobody promised that it is not stored: it is, as soon as the server is heard of again.
     await world.counts(1)
-    await broker.publish(world.tasks(b"next"), seconds=10)
+    await world.send(broker, *world.tasks(b"next"))
     gc.collect()
     assert unhandled == [], "what was cut off leaves nothing behind for asyncio to complain of"
 

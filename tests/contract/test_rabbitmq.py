@@ -16,7 +16,7 @@ import pytest_asyncio
 from scripts.private_servers import PrivateRabbit
 from tacoq_protocol.broker import Broker, Declared, LinkState, Outgoing
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
-from tacoq_protocol.errors import BrokerError, BrokerUnavailable, ConfigurationError
+from tacoq_protocol.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishUnconfirmed
 from tacoq_protocol.topology import Queue, Topology
 from tests.contract.worlds import FORMAT, Inbox, RabbitWorld
 from tests.support import eventually, free_port
@@ -92,6 +92,25 @@ async def test_a_silent_link_is_noticed_and_replaced(rabbit: RabbitWorld) -> Non
     rabbit.thaw()
     await rabbit.send(broker, *rabbit.tasks(b"x"))
     await inbox.has(b"x")
+
+
+async def test_a_link_that_confirms_nothing_is_replaced_and_not_published_on_again(rabbit: RabbitWorld) -> None:
+    broker, proxy = await rabbit.open(), rabbit.proxies["one"]
+    dialled = proxy.accepted
+    rabbit.lose_replies("one")
+    with pytest.raises(PublishUnconfirmed):
+        await broker.publish(rabbit.tasks(b"a"), seconds=0.3)
+    assert broker.state is LinkState.CLOSED
+    with pytest.raises(BrokerUnavailable, match="confirmed nothing"):
+        await broker.publish(rabbit.tasks(b"b"), seconds=10)
+    await eventually(lambda: proxy.accepted > dialled, what="a new connection")
+    with pytest.raises(BrokerUnavailable):
+        await broker.publish(rabbit.tasks(b"c"), seconds=10)
+    await rabbit.counts(1)
+    rabbit.thaw()
+    await broker.wait_open(20)
+    await broker.publish(rabbit.tasks(b"d"), seconds=10)
+    await rabbit.counts(2)
 
 
 async def test_a_stop_on_a_silent_link_does_not_wait_for_it(rabbit: RabbitWorld) -> None:

@@ -48,6 +48,14 @@ class World(ABC):
         """The server falls silent, with its connections open, until `thaw`."""
 
     @abstractmethod
+    def lose_replies(self, name: str) -> None:
+        """A broker is not answered any more, though what it sends arrives, until `thaw`."""
+
+    @abstractmethod
+    async def arrives(self, count: int) -> None:
+        """Wait until so many messages of a broker that gets no replies have come to the server."""
+
+    @abstractmethod
     def thaw(self) -> None: ...
 
     @abstractmethod
@@ -125,6 +133,12 @@ class MemoryWorld(World):
     def freeze(self) -> None:
         self.hub.freeze()
 
+    def lose_replies(self, name: str) -> None:
+        self.hub.freeze()
+
+    async def arrives(self, count: int) -> None:
+        await eventually(lambda: sum(len(messages) for messages, _ in self.hub._late or []) == count)
+
     def thaw(self) -> None:
         self.hub.thaw()
 
@@ -167,6 +181,12 @@ class RabbitWorld(World):
     def freeze(self) -> None:
         for proxy in self.proxies.values():
             proxy.freeze()
+
+    def lose_replies(self, name: str) -> None:
+        self.proxies[name].freeze(requests=False)
+
+    async def arrives(self, count: int) -> None:
+        await self.counts(count)
 
     def thaw(self) -> None:
         for proxy in self.proxies.values():

@@ -204,7 +204,7 @@ def either(request: pytest.FixtureRequest, make_broker: BrokerFactory) -> tuple[
 async def test_no_more_is_held_than_there_are_slots(either: tuple[BrokerFactory, Topology]) -> None:
     bench = Bench(4)
     make_broker, topology = either
-    async with bench.at_work(make_broker, topology=topology):
+    async with bench.at_work(make_broker, topology=topology, pace=Pace()):
         names = [f"run {number}" for number in range(12)]
         releases = await bench.release(*names)
         await bench.runs(*names[:4])

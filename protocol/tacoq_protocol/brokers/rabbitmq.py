@@ -89,7 +89,7 @@ class RabbitBroker:
             # Lost on the way: all is declared after the next connect.
             log.info("declared after the next connect", extra={"link": self.name, "reason": str(error)})
         except ConfigurationError as error:
-            self._consume.refuse(str(error))
+            self._consume.refuse(error)
             raise
 
     async def consume(self, consumer: Consumer) -> Consuming:
@@ -104,7 +104,8 @@ class RabbitBroker:
         return consuming
 
     async def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> None:
-        channel, closing = self._open_publisher()
+        publisher = self._open_publisher()
+        channel, closing = publisher
         if not messages:
             return
         sent = asyncio.gather(*(_send(channel, message) for message in messages), return_exceptions=True)
@@ -112,7 +113,10 @@ class RabbitBroker:
             # The end of the channel ends the wait as well: what waits for room to be written would wait for ever.
             await asyncio.wait([sent, closing], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not sent.done():
-                why = "the link was lost" if channel.is_closed else f"waited {seconds:g} s"
+                why = "the link was lost"
+                if not channel.is_closed:
+                    why = f"waited {seconds:g} s"
+                    self._distrust(publisher, why)
                 raise PublishUnconfirmed(f"not all of {len(messages)} messages were confirmed: {why}")
             _check(sent.result())
         finally:
@@ -142,6 +146,18 @@ class RabbitBroker:
             if not late:
                 return publisher
         raise BrokerUnavailable(f"broker takes no messages now: {self._fault()}; nothing was sent")
+
+    def _distrust(self, publisher: _Publisher, why: str) -> None:
+        """It did not confirm in time. Unless the broker said why, it is deaf, or half-open: have another one.
+
+        All that is published on it meanwhile would only be there twice later.
+        """
+        connection = self._publish.connection
+        if publisher is self._publisher and connection is not None and not is_blocked(connection):
+            self._publisher = None
+            self._publish.fault = f"it confirmed nothing: {why}"
+            self._publish.refuse(LinkLost(self._publish.fault))
+            self._refresh()
 
     async def _prepare_consume(self, connection: AbstractConnection) -> bool:
         """Declare what was not declared on this connection, open the consumers that are not open."""

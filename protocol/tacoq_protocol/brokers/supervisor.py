@@ -62,7 +62,7 @@ class Link:
         self._owner: asyncio.Task[None] | None = None
         self._failures = 0
         self._told = ""
-        self._refused = ""
+        self._refused: LinkLost | ConfigurationError | None = None
 
     def start(self) -> None:
         if self._owner is None:
@@ -82,7 +82,7 @@ class Link:
         """Have the owner prepare again soon."""
         self._poked.set()
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: LinkLost | ConfigurationError) -> None:
         """Declare the connection of no use: it is dialled anew."""
         self._refused = reason
         self.poke()
@@ -108,7 +108,7 @@ class Link:
             assert outer.transport is not None
             connection = outer.transport.connection
             connection.closing.add_done_callback(lambda _: self.poke())
-            self.connection, self._refused = connection, ""
+            self.connection, self._refused = connection, None
             watcher = asyncio.create_task(self._watch(connection), name=f"broker alarm watch {self.name}")
             while not connection.is_closed and not self._refused:
                 self._poked.clear()
@@ -116,7 +116,7 @@ class Link:
                 self._up()
                 await self._wait(None if complete else backoff(self._failures))
                 self._failures = 0 if complete else self._failures + 1
-            raise ConfigurationError(self._refused) if self._refused else LinkLost(why_closed(connection))
+            raise self._end_of(connection)
         except Exception as error:
             self.fault = str(error)
             raise
@@ -125,6 +125,9 @@ class Link:
                 watcher.cancel()
             self._down()
             await _close(outer)
+
+    def _end_of(self, connection: AbstractConnection) -> LinkLost | ConfigurationError:
+        return self._refused or LinkLost(why_closed(connection))
 
     async def _dial(self) -> aio_pika.Connection:
         connection = aio_pika.Connection(self._url, client_properties={"connection_name": self.name})
