@@ -161,6 +161,8 @@ class Manager:
         await self.presence.start()
         await self.waiters.start()
         await self.news.start()
+        for loop in (*self.presence.loops, *self.waiters.loops, *self.news.loops):
+            loop.add_done_callback(self._ended)
         self._reports = await self.broker.consume(
             Consumer(self.topology.reports_queue, self.settler.on_delivery, prefetch=PREFETCH_MESSAGES)
         )

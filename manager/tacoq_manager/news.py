@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
@@ -62,11 +61,15 @@ class News:
         )
         self._publisher = asyncio.create_task(self._publish_forever(), name="tacoq news")
 
+    @property
+    def loops(self) -> Sequence[asyncio.Task[None]]:
+        """What runs from `start` to `stop`, for ever."""
+        return [] if self._publisher is None else [self._publisher]
+
     async def stop(self) -> None:
         if self._publisher is not None:
             self._publisher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._publisher
+            await asyncio.gather(self._publisher, return_exceptions=True)
         if self._consuming is not None:
             await self._consuming.close()
 

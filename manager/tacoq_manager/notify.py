@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Final
 from uuid import UUID
@@ -55,12 +54,16 @@ class Waiters:
             asyncio.create_task(self._reread_forever(), name="tacoq notify again"),
         ]
 
+    @property
+    def loops(self) -> Sequence[asyncio.Task[None]]:
+        """What runs from `start` to `stop`, for ever."""
+        return self._tasks
+
     async def stop(self) -> None:
         """Stop reading. Whoever still waits is told nothing more, and ends at its own timeout."""
         for task in self._tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
     async def wait(self, ids: Iterable[UUID], timeout: float) -> AsyncGenerator[list[Told], None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, assert_never
@@ -105,12 +105,15 @@ class Presence:
         }
         self._tasks = [asyncio.create_task(loop, name=f"tacoq {name}") for name, loop in loops.items()]
 
+    @property
+    def loops(self) -> Sequence[asyncio.Task[None]]:
+        """What runs from `start` to `stop`, for ever."""
+        return self._tasks
+
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         if self._consuming is not None:
             await self._consuming.close()

@@ -42,6 +42,12 @@ LOST = (
     asyncpg.ReadOnlySQLTransactionError,  # a standby, or a primary that was told to take nothing
 )
 
+UNREACHABLE = (
+    *LOST,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,  # there is no such database; while a manager runs: not yet again
+)
+
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
 
@@ -96,17 +102,24 @@ class HotConnection:
     async def _open(self) -> asyncpg.Connection[Any]:
         if self._connection is None or self._connection.is_closed():
             try:
-                connection: asyncpg.Connection[Any] = await asyncpg.connect(
-                    self._url,
-                    timeout=CONNECT_SECONDS,
-                    server_settings={"application_name": f"tacoq {self._name}", **HOT_SETTINGS},
-                )
-                if self._setup is not None:
-                    await connection.execute(self._setup)
-                self._connection = connection
-            except (*LOST, asyncpg.InvalidAuthorizationSpecificationError) as error:
+                self._connection = await self._connect()
+            except UNREACHABLE as error:
                 raise DatabaseUnavailable(f"Postgres is not reachable: {_text(error)}") from error
         return self._connection
+
+    async def _connect(self) -> asyncpg.Connection[Any]:
+        connection: asyncpg.Connection[Any] = await asyncpg.connect(
+            self._url,
+            timeout=CONNECT_SECONDS,
+            server_settings={"application_name": f"tacoq {self._name}", **HOT_SETTINGS},
+        )
+        if self._setup is not None:
+            try:
+                await connection.execute(self._setup, timeout=STATEMENT_SECONDS)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import asyncpg
 from sqlalchemy.exc import DBAPIError
 
-from tacoq_manager.store.engine import LOST, DatabaseUnavailable
+from tacoq_manager.store.engine import UNREACHABLE, DatabaseUnavailable
 
 
 @contextmanager
@@ -18,7 +17,7 @@ def database_faults() -> Iterator[None]:
         yield
     except DBAPIError as error:
         cause = driver_error(error)
-        if isinstance(cause, (*LOST, asyncpg.InvalidAuthorizationSpecificationError)):
+        if isinstance(cause, UNREACHABLE):
             raise DatabaseUnavailable(f"Postgres is not reachable: {_text(cause)}") from error
         raise
     except OSError as error:  # SQLAlchemy wraps the driver's errors only; TimeoutError is an OSError, too
