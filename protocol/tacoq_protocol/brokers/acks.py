@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 
 class Acks:
-    """Delivery tags in, the fewest acks out that settle them.
+    """Delivery tags in, the fewest acks out that settle them. What it remembers is what is not settled.
 
     A tag is settled once: a second ack, or an ack of a tag the broker does not know, would close the channel.
     """
 
     def __init__(self) -> None:
-        self._low = 1  # all tags below are settled
-        self._settled: set[int] = set()
+        self._open: dict[int, None] = {}  # delivered and not settled, in the order of their tags
         self._news: list[int] = []
+
+    def delivered(self, tag: int) -> None:
+        """Note a delivery; tags only grow."""
+        self._open[tag] = None
 
     def ack(self, tag: int, *, multiple: bool = False) -> bool:
         """Note that `tag` is acked (with `multiple`, all up to it); False when that is no news."""
-        first = self._low if multiple else max(tag, self._low)
-        fresh = [t for t in range(first, tag + 1) if t not in self._settled]
-        self._settled.update(fresh)
+        if multiple:
+            return self._ack_up_to(tag)
+        if tag not in self._open:
+            return False
+        del self._open[tag]
+        self._news.append(tag)
+        return True
+
+    def _ack_up_to(self, tag: int) -> bool:
+        fresh: list[int] = []
+        for earlier in self._open:
+            if earlier > tag:
+                break
+            fresh.append(earlier)
+        for earlier in fresh:
+            del self._open[earlier]
         self._news += fresh
         return bool(fresh)
 
     def reject(self, tag: int) -> bool:
         """Note that `tag` is rejected; False when it was settled before."""
-        if tag < self._low or tag in self._settled:
+        if tag not in self._open:
             return False
-        self._settled.add(tag)
+        del self._open[tag]
         return True
 
     @property
@@ -41,9 +59,7 @@ class Acks:
         would take all its unacked deliveries for acked.
         """
         news, self._news = sorted(self._news), []
-        while self._low in self._settled:
-            self._settled.discard(self._low)
-            self._low += 1
-        below = [tag for tag in news if tag < self._low]
+        oldest = next(iter(self._open), None)
+        below = news if oldest is None else news[: bisect_left(news, oldest)]
         single = [(tag, False) for tag in news[len(below) :]]
         return [(below[-1], len(below) > 1), *single] if below else single

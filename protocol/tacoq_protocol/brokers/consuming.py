@@ -22,20 +22,20 @@ CONSUMER_TAG: Final = "tacoq"  # one consumer a channel at a time: only its earl
 class RabbitDelivery:
     """A delivery of RabbitMQ."""
 
-    __slots__ = ("_session", "_tag", "body", "format", "redelivered")
+    __slots__ = ("_session", "body", "format", "redelivered", "tag")
 
     def __init__(self, session: Session, message: DeliveredMessage) -> None:
         self._session = session
-        self._tag: int = message.delivery_tag or 0
+        self.tag: int = message.delivery_tag or 0
         self.redelivered = bool(message.redelivered)
         self.format: str = message.header.properties.message_type or ""
         self.body = message.body
 
     def ack(self, *, multiple: bool = False) -> None:
-        self._session.ack(self._tag, multiple=multiple)
+        self._session.ack(self.tag, multiple=multiple)
 
     def reject(self) -> None:
-        self._session.reject(self._tag)
+        self._session.reject(self.tag)
 
 
 class Session:
@@ -73,8 +73,10 @@ class Session:
         """aiormq makes a task of each; they run in the order of arrival, for nothing here waits."""
         if not self.accepting:
             return
+        delivery = RabbitDelivery(self, message)
+        self._acks.delivered(delivery.tag)
         try:
-            self._on_delivery(RabbitDelivery(self, message))
+            self._on_delivery(delivery)
         except Exception:
             # A promise of the port's user is broken. The message stays unacked; the others must not suffer.
             log.exception("delivery callback failed")
