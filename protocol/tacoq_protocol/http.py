@@ -111,6 +111,22 @@ class TaskView(Struct, omit_defaults=True, kw_only=True):
     result: msgspec.Raw | UnsetType = UNSET
 
 
+class TaskFilter(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
+    """Which tasks are meant: those that fit everything that is given.
+
+    `created_after` (inclusive) and `created_before` (exclusive) are about the moment inside the task's id. `error` is
+    text within the type or the message of the error, in whatever case; for a task that is not final, that of its last
+    run.
+    """
+
+    kind: KindName | None = None
+    queue: QueueName | None = None
+    state: tuple[TaskState, ...] = ()
+    created_after: Annotated[datetime, Meta(tz=True)] | None = None
+    created_before: Annotated[datetime, Meta(tz=True)] | None = None
+    error: Annotated[str, Meta(min_length=1, max_length=500, pattern=r"^[^\x00]+$")] | None = None
+
+
 class TaskPage(Struct, omit_defaults=True):
     """A page of tasks, newest first; `next` is the cursor of the following page."""
 

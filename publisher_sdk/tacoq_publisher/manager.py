@@ -23,6 +23,7 @@ from tacoq_protocol.http import (
     Cancelled,
     Kinds,
     Queues,
+    TaskFilter,
     TaskPage,
     TaskView,
     Timeline,
@@ -128,18 +129,11 @@ class Manager:
             raise TaskConflict(describe(problem), task_id=task_id)
         return self._read(_one.decode, self._of_task(answer, task_id, action), action)
 
-    async def tasks(
-        self,
-        *,
-        kind: str | None = None,
-        queue: str | None = None,
-        state: str | None = None,
-        cursor: str | None = None,
-        limit: int | None = None,
-    ) -> TaskPage:
+    async def tasks(self, filter: TaskFilter, *, cursor: str | None = None, limit: int | None = None) -> TaskPage:
         """Return a page of tasks, newest first."""
-        given = {"kind": kind, "queue": queue, "state": state, "cursor": cursor, "limit": limit}
-        query = {name: str(value) for name, value in given.items() if value is not None}
+        query: dict[str, str | list[str]] = msgspec.to_builtins(filter)
+        page = {"cursor": cursor, "limit": limit}
+        query |= {name: str(value) for name, value in page.items() if value is not None}
         answer = await self._transport.request("GET", "/tasks", action="list tasks", query=query)
         return self._read(_page.decode, self._ok(answer, "list tasks"), "list tasks")
 

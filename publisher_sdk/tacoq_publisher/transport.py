@@ -32,6 +32,9 @@ _KEEP_IDLE_SECONDS: Final = 4.0
 _SLICE_BYTES: Final = 256 * 1024
 
 
+Query = Mapping[str, str | list[str]]
+
+
 class Answer(NamedTuple):
     """A status below 500 (not 429) and the whole body."""
 
@@ -103,7 +106,7 @@ class Transport:
         *,
         action: str,
         body: bytes | None = None,
-        query: Mapping[str, str] | None = None,
+        query: Query | None = None,
         longer: float = 0.0,
         resend: bool = True,
     ) -> Answer:
@@ -166,9 +169,7 @@ class Transport:
             status=fault.status,
         )
 
-    async def _try(
-        self, method: str, path: str, body: bytes | None, query: Mapping[str, str] | None, seconds: float
-    ) -> Answer:
+    async def _try(self, method: str, path: str, body: bytes | None, query: Query | None, seconds: float) -> Answer:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
         with _faults():
             response = await self._send(method, path, body, query, timeout)
@@ -180,7 +181,7 @@ class Transport:
         method: str,
         path: str,
         body: bytes | None,
-        query: Mapping[str, str] | None,
+        query: Query | None,
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         if self._session.closed:

@@ -204,6 +204,9 @@ async def test_the_list_is_paged_and_filtered(served: Served) -> None:
     assert {view["id"] for view in page["tasks"]} == {str(id) for id in ids[1::2]}
     _, page = await served.ask("GET", "/v1/tasks?state=cancelled")
     assert [view["id"] for view in page["tasks"]] == [str(ids[5])]
+    _, page = await served.ask("GET", "/v1/tasks?error=before%20it%20ran&created_after=2020-01-01T00:00:00%2B01:00")
+    assert [view["id"] for view in page["tasks"]] == [str(ids[5])]
+    assert (await served.ask("GET", "/v1/tasks?created_before=2020-01-01T00:00:00Z"))[1]["tasks"] == []
 
 
 async def test_a_wrong_filter_is_422_and_named(served: Served) -> None:
@@ -215,6 +218,10 @@ async def test_a_wrong_filter_is_422_and_named(served: Served) -> None:
         ("cursor=x", "cursor"),
         ("kind=a%20b", "kind"),
         ("queue=a%00", "queue"),
+        ("error=", "error"),
+        ("error=a%00", "error"),
+        ("created_after=2030-01-01T00:00:00", "created_after"),
+        ("created_before=soon", "created_before"),
     ):
         status, problem = await served.ask("GET", f"/v1/tasks?{query}")
         assert status == 422, query

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import msgspec
 import pytest
 from msgspec import UNSET
+from sqlalchemy import text
 
-from tacoq_manager.store import tasks
+from tacoq_manager.store import filters, tasks
 from tacoq_manager.store.engine import Database
+from tacoq_manager.store.filters import FilterRefused
 from tacoq_manager.store.history import ensure_partitions
 from tacoq_protocol.errors import TaskNotFound
-from tacoq_protocol.http import ErrorInfo
+from tacoq_protocol.http import ErrorInfo, TaskFilter
 from tacoq_protocol.states import TaskState
 from tests.manager.rows import finish, id_at, insert_final, insert_live, new_ids
 
@@ -89,7 +92,7 @@ async def test_the_list_is_newest_first_over_live_and_final(store: Database) -> 
     ids = [id_at(NOW + timedelta(seconds=number)) for number in range(6)]
     await insert_live(store, ids[::2], run_at=NOW)
     await insert_final(store, ids[1::2], finished_at=NOW)
-    page = await tasks.find(store)
+    page = await tasks.find(store, TaskFilter())
     assert [view.id for view in page.tasks] == ids[::-1]
     assert page.next is None
     assert all(view.result is UNSET and view.payload is UNSET for view in page.tasks)
@@ -101,7 +104,7 @@ async def test_pages_follow_each_other_without_gap_or_double(store: Database) ->
     await insert_final(store, ids[5:], finished_at=NOW)
     seen, cursor, pages = [], None, 0
     while True:
-        page = await tasks.find(store, cursor=cursor, limit=5)
+        page = await tasks.find(store, TaskFilter(), cursor=cursor, limit=5)
         seen += [view.id for view in page.tasks]
         pages += 1
         if page.next is None:
@@ -113,25 +116,83 @@ async def test_pages_follow_each_other_without_gap_or_double(store: Database) ->
 
 
 @pytest.mark.parametrize(
-    ("filters", "expected"),
+    ("filter", "expected"),
     [
-        ({"kind": "add"}, {0, 1}),
-        ({"queue": "slow"}, {1, 3}),
-        ({"kind": "add", "queue": "slow"}, {1}),
-        ({"states": [TaskState.PENDING]}, {0, 1}),
-        ({"states": [TaskState.COMPLETED, TaskState.FAILED]}, {2, 3}),
-        ({"states": [TaskState.PENDING, TaskState.FAILED]}, {0, 1, 3}),
-        ({"kind": "none"}, set()),
+        (TaskFilter(kind="add"), {0, 1}),
+        (TaskFilter(queue="slow"), {1, 3}),
+        (TaskFilter(kind="add", queue="slow"), {1}),
+        (TaskFilter(state=(TaskState.PENDING,)), {0, 1}),
+        (TaskFilter(state=(TaskState.COMPLETED, TaskState.FAILED)), {2, 3}),
+        (TaskFilter(state=(TaskState.PENDING, TaskState.FAILED)), {0, 1, 3}),
+        (TaskFilter(kind="none"), set()),
     ],
 )
-async def test_filters_hold_together(store: Database, filters: dict[str, object], expected: set[int]) -> None:
+async def test_filters_hold_together(store: Database, filter: TaskFilter, expected: set[int]) -> None:
     ids = new_ids(4)
     await insert_live(store, ids[0:1], run_at=NOW)
     await insert_live(store, ids[1:2], run_at=NOW, queue="slow")
     await insert_final(store, ids[2:3], finished_at=NOW, kind="sub")
     await insert_final(store, ids[3:4], finished_at=NOW, kind="sub", queue="slow", state=TaskState.FAILED)
-    page = await tasks.find(store, **filters)  # type: ignore[arg-type]
+    page = await tasks.find(store, filter)
     assert {ids.index(view.id) for view in page.tasks} == expected
+
+
+async def test_a_filter_in_time_is_by_the_moment_in_the_id(store: Database) -> None:
+    ids = [id_at(NOW + timedelta(seconds=number)) for number in range(4)]
+    await insert_live(store, ids[::2], run_at=NOW)
+    await insert_final(store, ids[1::2], finished_at=NOW)
+
+    async def found(after: datetime | None, before: datetime | None) -> list[UUID]:
+        page = await tasks.find(store, TaskFilter(created_after=after, created_before=before))
+        return [view.id for view in page.tasks]
+
+    assert await found(NOW + timedelta(seconds=1), NOW + timedelta(seconds=3)) == ids[2:0:-1]
+    assert await found(datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)) == ids[::-1]
+    assert await found(None, datetime(1960, 1, 1, tzinfo=UTC)) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("timeout", {0, 1, 4}),
+        ("TimeoutError: no answer", {0, 4}),
+        ('said "no', {2}),
+        ("100%", {3}),
+        ("timeout  of", {1}),
+        ('disk \\ "\\u0000"', {1}),
+        ("message", set()),
+        ("deep in the traceback", set()),
+    ],
+)
+async def test_text_of_the_error_is_found_in_whatever_case(store: Database, error: str, expected: set[int]) -> None:
+    ids = new_ids(6)
+    for id, type, message in (
+        (ids[0], "TimeoutError", "no answer"),
+        (ids[1], "OSError", 'a TIMEOUT \0\0 of the disk \\\0 "\\u0000"'),
+        (ids[2], "ValueError", 'he said "no\n"'),
+        (ids[3], "OSError", "it is 100% full"),
+    ):
+        info = msgspec.json.encode(ErrorInfo(type, message, "deep in the traceback")).decode()
+        await insert_final(store, [id], finished_at=NOW, state=TaskState.FAILED, result=None, error=info)
+    await insert_live(store, ids[4:], run_at=NOW)  # one of them waits for its next try
+    for release, type in ((1, "OSError"), (2, "TimeoutError")):
+        await store.settle.fetch(
+            "INSERT INTO attempts (task_id, release, attempt, outcome, ended_at, error)"
+            " VALUES ($1, $2, 1, 'failed', now(), json_build_object('type', $3::text, 'message', 'no answer'))",
+            ids[4],
+            release,
+            type,
+        )
+    page = await tasks.find(store, TaskFilter(error=error))
+    assert {ids.index(view.id) for view in page.tasks} == expected
+
+
+async def test_a_search_that_takes_too_long_is_refused(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.01)
+    with pytest.raises(FilterRefused, match="narrow it, by created_after"):
+        async with filters.searching(store) as connection:
+            await connection.execute(text("SELECT pg_sleep(60)"))
+    assert (await tasks.find(store, TaskFilter(kind="add"))).tasks == []  # the connection is as good as before
 
 
 async def test_queue_counts_are_of_live_tasks(store: Database) -> None:

@@ -51,6 +51,7 @@ class Seen:
     path: str
     body: bytes
     headers: dict[str, str]
+    query: str = ""
 
     @property
     def tasks(self) -> list[NewTask]:
@@ -163,7 +164,7 @@ class ScriptedManager:
     async def _follow_script(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        seen = Seen(request.method, request.path, await request.read(), dict(request.headers))
+        seen = Seen(request.method, request.path, await request.read(), dict(request.headers), request.query_string)
         self.seen.append(seen)
         await self._notify()
         steps = self._steps[request.path]
@@ -258,8 +259,8 @@ class ScriptedManager:
         return answer(Accepted(task.id, TaskState.PENDING), 201)
 
     async def _list(self, request: web.Request) -> web.Response:
-        wanted = {name: request.query[name] for name in ("kind", "queue", "state") if name in request.query}
-        views = [v for v in self.views.values() if all(getattr(v, name) == value for name, value in wanted.items())]
+        wanted = {n: request.query.getall(n) for n in ("kind", "queue", "state") if n in request.query}
+        views = [v for v in self.views.values() if all(getattr(v, name) in values for name, values in wanted.items())]
         views = sorted(views, key=lambda view: view.id, reverse=True)
         start, limit = int(request.query.get("cursor", 0)), int(request.query.get("limit", 50))
         following = str(start + limit) if start + limit < len(views) else None

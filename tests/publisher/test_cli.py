@@ -7,9 +7,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points
 from typing import Any
+from urllib.parse import parse_qs
 from uuid import UUID
 
 import click
@@ -162,6 +163,12 @@ def test_ps_filters_and_pages(manager: ScriptedManager) -> None:
     done, failed = published(manager), published(manager, TaskState.FAILED)
     page = json.loads(succeeds("ps", "--json", "--state", "failed", "--kind", "add", "--queue", "default"))
     assert [task["id"] for task in page["tasks"]] == [str(failed)]
+    both = json.loads(succeeds("ps", "--json", "--state", "failed", "--state", "completed"))
+    assert [task["id"] for task in both["tasks"]] == [str(failed), str(done)]
+    succeeds("ps", "--created-after", "1h", "--created-before", "2030-01-31T12:00:00Z", "--error", "Time out")
+    query = parse_qs(manager.requests("/tasks")[-1].query)
+    assert (query["created_before"], query["error"]) == (["2030-01-31T12:00:00Z"], ["Time out"])
+    assert timedelta(0) < datetime.now(UTC) - datetime.fromisoformat(query["created_after"][0]) < timedelta(hours=2)
     result = run("ps", "--limit", "1")
     assert result.stderr == "there are more: add --cursor 1\n"
     assert str(done) in succeeds("ps", "--limit", "1", "--cursor", "1")

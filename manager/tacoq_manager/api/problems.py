@@ -15,6 +15,7 @@ from starlette.responses import Response
 from tacoq_manager.cancel import AlreadyFinal
 from tacoq_manager.resubmit import NotRetryable
 from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_manager.store.filters import FilterRefused
 from tacoq_protocol.errors import InvalidTask, TacoqError, TaskConflict, TaskNotFound
 from tacoq_protocol.http import Problem
 
@@ -67,6 +68,7 @@ def install(app: FastAPI) -> None:
     on(TaskConflict, lambda e: respond(409, str(e), index=e.index, task_id=e.task_id))
     on(TaskNotFound, lambda e: respond(404, str(e), task_id=e.task_id))
     on(AlreadyFinal, lambda e: respond(409, str(e), task_id=e.task_id))
+    on(FilterRefused, lambda e: respond(422, str(e)))
     on(NotRetryable, lambda e: respond(409, str(e)))
     on(DatabaseUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
     on(RequestValidationError, _invalid)

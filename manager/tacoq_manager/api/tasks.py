@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -34,6 +34,7 @@ from tacoq_protocol.http import (
     Cancelled,
     NewTask,
     NewTaskBatch,
+    TaskFilter,
     TaskPage,
     TaskView,
     Timeline,
@@ -112,6 +113,12 @@ class Filters(BaseModel):
     kind: Annotated[str | None, AfterValidator(partial(_fitting, KIND_PATTERN))] = None
     queue: Annotated[str | None, AfterValidator(partial(_fitting, QUEUE_PATTERN))] = None
     state: Annotated[list[TaskState], Field(description="may be given several times")] = []
+    created_after: Annotated[AwareDatetime | None, Field(description="or then, by the moment in the id")] = None
+    created_before: AwareDatetime | None = None
+    error: Annotated[
+        str | None,
+        Field(min_length=1, max_length=500, pattern=r"^[^\x00]+$", description="text in the error, in whatever case"),
+    ] = None
     cursor: Annotated[UUID | None, Field(description="`next` of the page before")] = None
     limit: Annotated[int, Field(ge=1, le=500)] = 100
 
@@ -121,9 +128,14 @@ async def list_tasks(request: Request, filters: Annotated[Filters, Query()]) -> 
     """List tasks, the newest first, without payload and result."""
     page = await store.find(
         manager_of(request).database,
-        kind=filters.kind,
-        queue=filters.queue,
-        states=filters.state,
+        TaskFilter(
+            kind=filters.kind,
+            queue=filters.queue,
+            state=tuple(filters.state),
+            created_after=filters.created_after,
+            created_before=filters.created_before,
+            error=filters.error,
+        ),
         cursor=filters.cursor,
         limit=filters.limit,
     )

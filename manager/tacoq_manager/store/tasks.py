@@ -13,8 +13,9 @@ from sqlalchemy import text
 
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.faults import database_faults
+from tacoq_manager.store.filters import TaskTable, conditions, parameters, searching
 from tacoq_protocol.errors import TaskNotFound
-from tacoq_protocol.http import ErrorInfo, TaskPage, TaskView, Timeline, TimelineEvent
+from tacoq_protocol.http import ErrorInfo, TaskFilter, TaskPage, TaskView, Timeline, TimelineEvent
 from tacoq_protocol.states import FINAL, LIVE, TaskState
 
 # `_view` takes columns by their place here.
@@ -51,12 +52,6 @@ _ATTEMPTS: Final = """
 SELECT release, outcome, session, started_at, ended_at, error::text AS error
 FROM attempts WHERE task_id = $1 ORDER BY release
 """
-_FILTERS: Final = {
-    "kind": "kind = :kind",
-    "queue": "queue = :queue",
-    "states": "state = ANY (:states)",
-    "cursor": "id < :cursor",
-}
 _PAGE: Final = "(SELECT {columns} FROM {table} WHERE {{where}} ORDER BY id DESC LIMIT :limit)"
 _LIVE_PAGE: Final = _PAGE.format(
     columns=f"{_columns}, NULL::bytea, NULL::timestamptz, NULL::bytea, NULL::text", table="tasks"
@@ -82,32 +77,28 @@ async def ended(database: Database, ids: Sequence[UUID]) -> tuple[list[TaskView]
     return final, {row[0] for row in rows if row[0] is not None}
 
 
-async def find(
-    database: Database,
-    *,
-    kind: str | None = None,
-    queue: str | None = None,
-    states: Sequence[TaskState] = (),
-    cursor: UUID | None = None,
-    limit: int = 100,
-) -> TaskPage:
-    """Return the newest tasks (by id) that fit all filters, without payload and result.
+async def find(database: Database, filter: TaskFilter, *, cursor: UUID | None = None, limit: int = 100) -> TaskPage:
+    """Return the newest tasks (by id) that fit the filter, without payload and result.
 
-    `cursor` is the `next` of the page before.
+    `cursor` is the `next` of the page before. Raises FilterRefused when they are not found in time.
     """
-    filters = {"kind": kind, "queue": queue, "states": list(states) or None, "cursor": cursor}
-    given = {name: value for name, value in filters.items() if value is not None}
-    where = " AND ".join(_FILTERS[name] for name in given) or "true"
-    wanted = frozenset(states) or frozenset(TaskState)
-    halves = [half for half, reach in ((_LIVE_PAGE, LIVE), (_FINAL_PAGE, FINAL)) if wanted & reach]
-    both = " UNION ALL ".join(half.format(where=where) for half in halves)
-    # Not on the hot connection: a filter that fits little reads much, and lookups would wait for it.
-    statement = text(f"SELECT * FROM ({both}) AS t ORDER BY id DESC LIMIT :limit")
-    with database_faults():
-        async with database.engine.connect() as connection:
-            rows = (await connection.execute(statement, {**given, "limit": limit + 1})).all()
+    wanted = frozenset(filter.state) or frozenset(TaskState)
+    halves = []
+    if wanted & LIVE:
+        halves.append(_LIVE_PAGE.format(where=_where(filter, "tasks", cursor)))
+    if wanted & FINAL:
+        halves.append(_FINAL_PAGE.format(where=_where(filter, "task_history", cursor)))
+    statement = text(f"SELECT * FROM ({' UNION ALL '.join(halves)}) AS t ORDER BY id DESC LIMIT :limit")
+    given = parameters(filter) | ({} if cursor is None else {"cursor": cursor})
+    async with searching(database) as connection:
+        rows = (await connection.execute(statement, {**given, "limit": limit + 1})).all()
     found = [_view(row) for row in rows[:limit]]
     return TaskPage(found, next=str(found[-1].id) if len(rows) > limit else None)
+
+
+def _where(filter: TaskFilter, table: TaskTable, cursor: UUID | None) -> str:
+    every = conditions(filter, table) + ([] if cursor is None else ["id < :cursor"])
+    return " AND ".join(every) or "true"
 
 
 async def timeline(database: Database, task_id: UUID) -> Timeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 from uuid import UUID
 
 import click
@@ -13,7 +13,8 @@ import msgspec
 
 from tacoq_protocol.durations import parse_duration
 from tacoq_protocol.errors import ConfigurationError
-from tacoq_protocol.http import View
+from tacoq_protocol.http import TaskFilter, View
+from tacoq_protocol.states import TaskState
 from tacoq_publisher.manager import Manager
 from tacoq_publisher.settings import load_settings
 from tacoq_publisher.transport import Transport
@@ -22,6 +23,7 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _TRY_SECONDS = 15.0
+_STATES = click.Choice([state.value for state in TaskState])
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 
 
@@ -33,6 +35,44 @@ def manager_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def filter_options(command: Command) -> Command:
+    """Add the options that say which tasks are meant; `filter_of` reads them."""
+    for option in (
+        click.option("--error", help="Only with this text in their error, in whatever case."),
+        click.option("--created-before", type=past, help="Only those made before that time, or longer ago than 10m."),
+        click.option("--created-after", type=past, help="Only those made since that time, or within the last 10m."),
+        click.option("--state", type=_STATES, multiple=True, help="Only in this state; may be given several times."),
+        click.option("--queue", help="Only of this queue."),
+        click.option("--kind", help="Only of this kind."),
+    ):
+        command = option(command)
+    return command
+
+
+class FilterOptions(TypedDict):
+    """What `filter_options` gives a command."""
+
+    kind: str | None
+    queue: str | None
+    state: tuple[str, ...]
+    created_after: datetime | None
+    created_before: datetime | None
+    error: str | None
+
+
+def filter_of(given: FilterOptions) -> TaskFilter:
+    """Return the filter that the options mean."""
+    states = tuple(TaskState(state) for state in given["state"])
+    return TaskFilter(
+        kind=given["kind"],
+        queue=given["queue"],
+        state=states,
+        created_after=given["created_after"],
+        created_before=given["created_before"],
+        error=given["error"],
+    )
 
 
 def ask(url: str | None, question: Callable[[Manager], Awaitable[T]]) -> T:
@@ -62,6 +102,11 @@ def moment(value: str) -> datetime:
     if read.utcoffset() is None:
         raise click.BadParameter(f"{value!r} has no offset: end it with Z for UTC, or with one like +02:00")
     return read
+
+
+def past(value: str) -> datetime:
+    """Read a time, or how long ago it was."""
+    return moment(value) if "-" in value else datetime.now(UTC) - duration(value)
 
 
 def duration_or_moment(value: str) -> timedelta | datetime:

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Unpack
 from uuid import UUID
 
 import click
 import msgspec
 
 from tacoq_protocol.http import TaskView, Timeline
-from tacoq_protocol.states import TaskState
 from tacoq_publisher.cli import asking
-from tacoq_publisher.cli.asking import age, ask, manager_options, print_json, print_table, text
+from tacoq_publisher.cli.asking import (
+    FilterOptions,
+    age,
+    ask,
+    filter_of,
+    filter_options,
+    manager_options,
+    print_json,
+    print_table,
+    text,
+)
 from tacoq_publisher.manager import Manager
 
 
 @click.command()
-@click.option("--kind", help="Only of this kind.")
-@click.option("--queue", help="Only of this queue.")
-@click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only in this state.")
+@filter_options
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="At most so many.")
 @click.option("--cursor", help="Go on where a page ended.")
 @manager_options
-def ps(
-    kind: str | None,
-    queue: str | None,
-    state: str | None,
-    limit: int,
-    cursor: str | None,
-    url: str | None,
-    as_json: bool,
-) -> None:
+def ps(limit: int, cursor: str | None, url: str | None, as_json: bool, **filter: Unpack[FilterOptions]) -> None:
     """List tasks, newest first."""
-    page = ask(url, lambda manager: manager.tasks(kind=kind, queue=queue, state=state, cursor=cursor, limit=limit))
+    page = ask(url, lambda manager: manager.tasks(filter_of(filter), cursor=cursor, limit=limit))
     if as_json:
         print_json(page)
         return

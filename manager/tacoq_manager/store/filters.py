@@ -1,0 +1,93 @@
+"""Filters: which tasks are meant, in; conditions on `tasks` or `task_history`, and time-bounded transactions, out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tacoq_manager.store.engine import Database
+from tacoq_manager.store.faults import database_faults, driver_error
+from tacoq_protocol.errors import TacoqError
+from tacoq_protocol.http import TaskFilter
+from tacoq_protocol.ids import first_id_of
+
+TaskTable = Literal["tasks", "task_history"]
+
+SEARCH_SECONDS: Final = 10.0  # for one statement: a filter that fits little may read all of the history
+_CONDITIONS: Final = {
+    "kind": "kind = :kind",
+    "queue": "queue = :queue",
+    "state": "state = ANY (:state)",
+    "created_after": "id >= :created_after",
+    "created_before": "id < :created_before",
+}
+# `->>` fails where there is a \u0000: they are taken out first (not a \\u0000, whose backslash is itself escaped).
+_READABLE: Final = r"""CASE WHEN strpos(error::text, '\u0000') = 0 THEN error
+    ELSE regexp_replace(error::text, '(?<!\\)((?:\\\\)*)\\u0000', '\1', 'g')::json END"""
+_CONTAINS: Final = f"""EXISTS (
+    SELECT FROM (SELECT {_READABLE} AS readable) AS e
+    WHERE strpos(lower((readable ->> 'type') || ': ' || (readable ->> 'message')), lower(:error)) > 0
+)"""
+_LAST_RUN: Final = "(SELECT error FROM attempts WHERE task_id = tasks.id ORDER BY release DESC LIMIT 1)"
+_ERROR: Final[dict[TaskTable, str]] = {
+    "tasks": f"EXISTS (SELECT FROM {_LAST_RUN} AS last WHERE {_CONTAINS})",
+    "task_history": _CONTAINS,
+}
+
+
+class FilterRefused(TacoqError):
+    """The filter says too little for what is asked, or fits too much to be read in time."""
+
+
+def conditions(filter: TaskFilter, table: TaskTable) -> list[str]:
+    """Return what a row of `table` has to satisfy; `parameters` has the values."""
+    given = parameters(filter)
+    found = [condition for name, condition in _CONDITIONS.items() if name in given]
+    return found if filter.error is None else [*found, _ERROR[table]]
+
+
+def parameters(filter: TaskFilter) -> dict[str, object]:
+    """Return the values for `conditions`, by name."""
+    values = {
+        "kind": filter.kind,
+        "queue": filter.queue,
+        "state": list(filter.state) or None,
+        "created_after": _bound(filter.created_after),
+        "created_before": _bound(filter.created_before),
+        "error": filter.error,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@asynccontextmanager
+async def searching(database: Database) -> AsyncIterator[AsyncConnection]:
+    """A transaction whose statements may take SEARCH_SECONDS each; committed at the end.
+
+    Not on a hot connection: lookups would wait for it. Raises FilterRefused when a statement takes longer.
+    """
+    with database_faults():
+        try:
+            async with database.engine.begin() as connection:
+                await connection.execute(text(f"SET LOCAL statement_timeout = {SEARCH_SECONDS * 1000:.0f}"))
+                yield connection
+        except DBAPIError as error:
+            if not isinstance(driver_error(error), asyncpg.QueryCanceledError):
+                raise
+            raise FilterRefused(
+                f"what the filter means was not found within {SEARCH_SECONDS:g} s: "
+                "narrow it, by created_after and created_before say"
+            ) from error
+
+
+def _bound(moment: datetime | None) -> UUID | None:
+    if moment is None:
+        return None
+    return first_id_of(moment) if moment.timestamp() > 0 else UUID(int=0)
