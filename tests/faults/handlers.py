@@ -68,16 +68,24 @@ def kills_its_session(context: Context) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@worker.task(max_attempts=1)
-async def tried_once(context: Context, seconds: float) -> float:
+@worker.task(max_attempts=1, on_lost="fail")
+async def once(context: Context, seconds: float) -> float:
+    """Run at most once, whatever happens."""
     async with async_run_of(context):
         await asyncio.sleep(seconds)
     return seconds
 
 
 @worker.task(max_attempts=TRIES, on_lost="fail")
-async def never_again(context: Context, seconds: float) -> float:
-    """A loss is the end of it, whatever tries are left."""
+async def never_after_a_loss(context: Context, seconds: float) -> float:
+    async with async_run_of(context):
+        await asyncio.sleep(seconds)
+    return seconds
+
+
+@worker.task(max_attempts=1)
+async def tried_once(context: Context, seconds: float) -> float:
+    """Run once; again only when its worker dies before the start is known."""
     async with async_run_of(context):
         await asyncio.sleep(seconds)
     return seconds

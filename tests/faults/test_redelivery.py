@@ -1,0 +1,79 @@
+"""Messages come again while their runs go on, or before they began: no run is repeated, none is counted as a crash."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tacoq_publisher import Publisher
+from tests.faults.checker import check
+from tests.faults.field import Field
+from tests.faults.handlers import add, nap
+from tests.faults.ledger import Ledger
+from tests.faults.load import under_load
+from tests.support.eventually import eventually
+
+LONG = 12  # tasks that outlive all resets
+RESETS = 5
+PREFETCHED = 30
+
+
+@pytest.mark.timeout(180)
+async def test_runs_go_on_and_count_through_five_resets_in_a_row(field: Field, ledger: Ledger, seed: int) -> None:
+    """Each reset makes the broker give their messages to anybody; who runs them has them still."""
+    await field.up("worker", "worker")
+    async with (
+        under_load(field.url, ledger, field.effects, seed=seed) as load,
+        Publisher(field.url) as tacoq,
+    ):
+        long = await ledger.publish_all(tacoq, [(nap.task(25.0), 25.0)] * LONG)
+        await eventually(lambda: running(field, LONG), 30, what="the long runs are reported")
+        for _ in range(RESETS):
+            await field.broker.close_all_connections()
+            await load.ran(20)
+        assert await running(field, LONG), "the resets took too long: a long run has ended"
+    await check(field, ledger)
+    assert not await blamed(field)
+    for handle in long:
+        assert len(await field.effects.of(handle.id)) == 1
+
+
+async def running(field: Field, tasks: int) -> bool:
+    rows = await field.rows("SELECT FROM tasks WHERE state = 'running' AND kind = 'nap' AND payload LIKE '%25%'")
+    return len(rows) == tasks
+
+
+@pytest.mark.parametrize("fault", ["killed", "reset"])
+@pytest.mark.timeout(180)
+async def test_prefetched_work_that_never_started_comes_back_without_an_attempt(
+    field: Field, ledger: Ledger, fault: str
+) -> None:
+    """Half of it is with a worker that stands still: it dies, or its connection does, before it looks at it."""
+    (still, _) = await field.up("worker", "worker")
+    async with Publisher(field.url) as tacoq:
+        still.freeze()
+        await ledger.publish_all(tacoq, [(add.task(number, 1), number + 1) for number in range(PREFETCHED)])
+        await eventually(lambda: is_prefetched(field), 20, what="the worker that stands still has half of it")
+        if fault == "killed":
+            still.kill()
+        else:
+            await field.broker.close_all_connections()
+            still.thaw()
+    await check(field, ledger)
+    assert not await blamed(field)
+    assert not await field.rows("SELECT FROM attempts")
+
+
+async def is_prefetched(field: Field) -> bool:
+    """All that the other worker took has ended, the rest is given to this one and not acked."""
+    await asyncio.sleep(0.2)  # each look takes the broker a second of work
+    ready, unacked = await field.broker.counts(field.topology.task_queue_name("default"))
+    ended = len(await field.rows("SELECT FROM task_history"))
+    return ready == 0 and unacked == PREFETCHED - ended and unacked > 0
+
+
+async def blamed(field: Field) -> list[object]:
+    """Tasks that were charged with a loss."""
+    lost = await field.rows("SELECT task_id FROM attempts WHERE outcome IN ('lost', 'crashed')")
+    return [*lost, *await field.rows("SELECT id FROM task_history WHERE crashes > 0")]
