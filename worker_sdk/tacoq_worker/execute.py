@@ -194,6 +194,12 @@ def failed(run: Run, error: ErrorInfo, *, retryable: bool = True, delay: float |
     )
 
 
+def refused(run: Run, error: Exception) -> Outcome:
+    """The run ended, and its report cannot be sent."""
+    info = ErrorInfo("ReportRefused", f"the report of this run cannot be encoded: {clean(_text(error))}")
+    return failed(run, info, retryable=False)
+
+
 def clean(text: str, most: int = MAX_MESSAGE_CHARS) -> str:
     """Return `text` as Postgres and UTF-8 take it: NUL and lone surrogates replaced, cut in the middle."""
     if len(text) > most:

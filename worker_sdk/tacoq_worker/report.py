@@ -15,8 +15,9 @@ from uuid import UUID
 from tacoq_protocol.broker import Broker, LinkState, Outgoing
 from tacoq_protocol.codec import REPORTS, cut, encode
 from tacoq_protocol.errors import BrokerError
-from tacoq_protocol.messages import Completed, Failed, Outcome, Report, Reports, Started
+from tacoq_protocol.messages import Completed, Failed, Fence, Outcome, Report, Reports, Started
 from tacoq_protocol.topology import Topology
+from tacoq_worker.execute import refused
 from tacoq_worker.held import Held, Phase
 from tacoq_worker.settings import Pace
 
@@ -116,7 +117,8 @@ class Reporter:
         starting, self._starting = self._starting, []
         announced, self._announced = self._announced, []
         try:
-            await self._broker.publish(self._messages(reports), seconds=self._pace.publish_deadline)
+            reports, messages = self._encoded(reports, closing)
+            await self._broker.publish(messages, seconds=self._pace.publish_deadline)
         except Exception as error:
             self._reports[:0], self._closing[:0] = reports, closing
             self._starting[:0], self._announced[:0] = starting, announced
@@ -130,8 +132,32 @@ class Reporter:
             if not future.done():
                 future.set_result(None)
         if closing:
-            self._confirmed(closing)
+            try:
+                self._confirmed(closing)
+            except Exception:
+                # A delivery may stay unacked. The reports of all other releases must go on.
+                log.exception("confirmed reports not acted on", extra={"releases": len(closing)})
         return True
+
+    def _encoded(self, reports: list[Report], closing: list[Held]) -> tuple[list[Report], list[Outgoing]]:
+        """Return the reports and their messages; an outcome that cannot be encoded is its own release's failure."""
+        try:
+            return reports, self._messages(reports)
+        except Exception:
+            ends = {held.fence: held for held in closing}
+            sendable = [self._sendable(report, ends) for report in reports]
+            return sendable, self._messages(sendable)
+
+    def _sendable(self, report: Report, ends: dict[Fence, Held]) -> Report:
+        held = ends.get(Fence(report.task_id, report.release))
+        try:
+            self._messages([report])
+        except Exception as error:
+            if held is None or held.run is None:
+                raise  # a start, or the return of what never ran: nothing in it is the handler's
+            log.exception("report refused", extra={"task_id": str(report.task_id), "release": report.release})
+            return refused(held.run, error)
+        return report
 
     def _messages(self, reports: list[Report]) -> list[Outgoing]:
         return [
