@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 from tacoq_manager.accept import Accepter
 from tacoq_manager.cancel import REMIND_SECONDS, Canceller
 from tacoq_manager.credit import Credit
+from tacoq_manager.dead_letters import DeadLetters
 from tacoq_manager.dispatch import FINISH_SECONDS, Dispatcher
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
@@ -50,7 +51,7 @@ from tacoq_manager.upkeep.recount import STEP_SECONDS as RECOUNT_SECONDS
 from tacoq_manager.upkeep.recount import Recount
 from tacoq_manager.upkeep.schedule import Schedule
 from tacoq_manager.upkeep.timers import DueTimer
-from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared
+from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, LinkState
 from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.http import Accepted, QueueView
 from tacoq_protocol.messages import Fence
@@ -74,7 +75,12 @@ class Manager:
         self.runtimes = RunTimes()
         self.credit = Credit(self.runtimes)
         self._compose()
-        self.metrics.watch(self.sessions, credit=self._credit_left, in_flight=self.credit.by_queue)
+        self.metrics.watch(
+            self.sessions,
+            credit=self._credit_left,
+            in_flight=self.credit.by_queue,
+            dead_letters=lambda: self.dead_letters.waiting if self.leader.epoch is not None else None,
+        )
         self.broken = asyncio.Event()
         self._reports: Consuming | None = None
         self._stages: list[asyncio.Task[None]] = []
@@ -84,10 +90,12 @@ class Manager:
     def _compose(self) -> None:
         database, sessions, upkeep = self.database, self.sessions, self.database.upkeep
         self.leader = Leader(database.leader, self.id, on_taken=self._taken, on_tick=self._tick)
+        self.dead_letters = DeadLetters(self.broker, self.topology, self.metrics)
         self.settler = Settler(
             database.settle,
             sessions,
             self.metrics,
+            dead_letters=self.dead_letters,
             random=Random(),
             on_settled=self._settled,
             on_redelivered=self._came_back,
@@ -173,6 +181,7 @@ class Manager:
         self._begin("expire", self.expiry.run())
         self._begin("leader", run_every(RENEW_SECONDS, "leader", self.leader.step))
         self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
+        self._begin("dead letters", run_every(RECOUNT_SECONDS, "dead letters", self._while_leading(self._dead_letters)))
         self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self.canceller.remind)))
         self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
         self._begin("deaf", run_every(DEAF_SECONDS, "deaf", self._while_leading(self.deafness.step)))
@@ -221,6 +230,9 @@ class Manager:
             )
             for name in sorted({*known, *counts, *self.sessions.queues()})
         ]
+
+    async def _dead_letters(self) -> int:
+        return await self.dead_letters.count() if self.broker.state is not LinkState.CLOSED else 0
 
     async def _partitions(self) -> int:
         return await partitions.step(self.database, retention=self.settings.retention)

@@ -39,7 +39,7 @@ class Metrics:
         self._moves = counter("tacoq_moves", "Moves of tasks that were committed", "move")
         self._stale = counter("tacoq_moves_stale", "Reports of a closed release, dropped", "move")
         self._final = counter("tacoq_tasks_final", "Tasks that became final", "state")
-        self._dead = counter("tacoq_reports_dead", "Messages of reports that nobody can read")
+        self._dead = counter("tacoq_dead_lettered", "Messages, or parts of them, sent to the dead letters", "cause")
         self._sizes = histogram("tacoq_batch_size", "Rows of one statement", _SIZES)
         self._seconds = histogram("tacoq_statement_seconds", "Statement with its commit", _SECONDS)
 
@@ -79,8 +79,8 @@ class Metrics:
     def stale(self, move: str, count: int) -> None:
         self._stale.labels(move).inc(count)
 
-    def dead(self) -> None:
-        self._dead.inc()
+    def dead_lettered(self, cause: str, count: int) -> None:
+        self._dead.labels(cause).inc(count)
 
     def watch(
         self,
@@ -88,9 +88,12 @@ class Metrics:
         *,
         credit: Callable[[], Mapping[str, int]],
         in_flight: Callable[[], Mapping[str, int]],
+        dead_letters: Callable[[], int | None],
     ) -> None:
-        """Show live sessions, leases past their expiry (0, or a promise broke), and queues, when asked."""
-        self.registry.register(_Gauges(sessions, credit, in_flight))
+        """Show live sessions, leases past their expiry (0, or a promise broke), queues and, where they are known, dead
+        letters, when asked.
+        """
+        self.registry.register(_Gauges(sessions, credit, in_flight, dead_letters))
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""
@@ -109,10 +112,12 @@ class _Gauges(Collector):
         sessions: Sessions,
         credit: Callable[[], Mapping[str, int]],
         in_flight: Callable[[], Mapping[str, int]],
+        dead_letters: Callable[[], int | None],
     ) -> None:
         self._sessions = sessions
         self._credit = credit
         self._in_flight = in_flight
+        self._dead_letters = dead_letters
 
     def collect(self) -> Iterator[Metric]:
         live = GaugeMetricFamily("tacoq_sessions_live", "Live worker sessions", labels=["queue"])
@@ -121,6 +126,9 @@ class _Gauges(Collector):
         yield live
         past = self._sessions.past_expiry(time.monotonic())
         yield GaugeMetricFamily("tacoq_leases_past_expiry", "Live sessions past their lease: always 0", past)
+        dead = self._dead_letters()
+        if dead is not None:
+            yield GaugeMetricFamily("tacoq_dead_letters", "Dead letters that wait for somebody to look at them", dead)
         for name, help_text, read in (
             ("tacoq_credit", "Releases the queue's workers can take now", self._credit),
             ("tacoq_in_flight", "Releases with the broker or a worker", self._in_flight),

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol, assert_never
 
@@ -18,6 +18,7 @@ import asyncpg
 import msgspec
 
 from tacoq_manager import transitions as moves
+from tacoq_manager.dead_letters import DeadLetters
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.retry import retry_delay
 from tacoq_manager.sessions import Sessions
@@ -26,12 +27,14 @@ from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.transitions import Transition
 from tacoq_protocol.broker import Delivery
-from tacoq_protocol.codec import decode_reports
+from tacoq_protocol.codec import REPORTS, decode_reports, encode
 from tacoq_protocol.errors import DecodeError
 from tacoq_protocol.http import MAX_PAYLOAD_BYTES
 from tacoq_protocol.messages import (
     Cancelled,
     Completed,
+    DeadCause,
+    DeadLetter,
     Expired,
     Failed,
     Fence,
@@ -49,6 +52,7 @@ log = logging.getLogger("tacoq.settle")
 PREFETCH_MESSAGES = 200
 SETTLE_REPORTS = 4_000  # in one transaction
 RETRY_SECONDS = 0.5
+SOURCE = "reports"  # the queue that the deliveries come from
 
 _json = msgspec.json.Decoder(msgspec.Raw)
 
@@ -68,6 +72,7 @@ class Settler:
         sessions: Sessions,
         metrics: Metrics,
         *,
+        dead_letters: DeadLetters,
         random: Random,
         on_settled: Settled,
         on_redelivered: Callable[[Fence], None],
@@ -75,6 +80,7 @@ class Settler:
         self._connection = connection
         self._sessions = sessions
         self._metrics = metrics
+        self._dead_letters = dead_letters
         self._random = random
         self._on_settled = on_settled
         self._on_redelivered = on_redelivered
@@ -105,23 +111,23 @@ class Settler:
 
     async def step(self) -> int:
         """Settle what has arrived, in one transaction, and ack it; return how many reports there were."""
-        waiting = len(self._arrived)
-        deliveries, reports = self._take()
-        taken = waiting - len(self._arrived)
+        deliveries, reports, unreadable = self._take()
         transitions = self._transitions(reports)
+        refused = {_fence(move): move.error.message for move in transitions if move.move == "refuse" and move.error}
         if transitions:
-            await self._apply_until_done(transitions)
-        if deliveries:
-            deliveries[-1].ack(multiple=True)
+            await self._apply_until_done(transitions, refused)
+        await self._end(deliveries, unreadable, _letters(reports, refused))
         if not self._arrived:
             self._changed.clear()
-        self._done += taken
+        self._done += len(deliveries)
         self._progress.set()
         return len(transitions)
 
-    def _take(self) -> tuple[list[Delivery], list[Reports]]:
+    def _take(self) -> tuple[list[Delivery], list[Reports], dict[int, DeadLetter]]:
+        """What has arrived, up to a size: all deliveries, those that can be read, and by place those that cannot."""
         deliveries: list[Delivery] = []
         reports: list[Reports] = []
+        unreadable: dict[int, DeadLetter] = {}
         count = 0
         while self._arrived and count < SETTLE_REPORTS:
             delivery = self._arrived.popleft()
@@ -131,13 +137,28 @@ class Settler:
                 log.error(
                     "a message of reports cannot be read; it goes to the dead letters", extra={"error": str(error)}
                 )
-                self._metrics.dead()
-                delivery.reject()
-                continue
+                unreadable[len(deliveries)] = DeadLetter(
+                    DeadCause.UNREADABLE, str(error), SOURCE, delivery.format, delivery.body
+                )
+            else:
+                reports.append(message)
+                count += len(message.reports)
             deliveries.append(delivery)
-            reports.append(message)
-            count += len(message.reports)
-        return deliveries, reports
+        return deliveries, reports, unreadable
+
+    async def _end(
+        self, deliveries: list[Delivery], unreadable: dict[int, DeadLetter], refused: list[DeadLetter]
+    ) -> None:
+        """Ack what is settled or among the dead letters. Without those, the broker keeps what cannot be read there,
+        as it came; what was refused is in the log.
+        """
+        letters = [*unreadable.values(), *refused]
+        if letters and not await self._dead_letters.send(letters):
+            for place in unreadable:
+                deliveries[place].reject()
+            deliveries = [delivery for place, delivery in enumerate(deliveries) if place not in unreadable]
+        if deliveries:
+            deliveries[-1].ack(multiple=True)
 
     def _transitions(self, messages: Sequence[Reports]) -> list[Transition]:
         """One transition per report; of an outcome reported twice only the first, for the second is stale; of a start
@@ -185,10 +206,10 @@ class Settler:
             case _:
                 assert_never(report)
 
-    async def _apply_until_done(self, transitions: Sequence[Transition]) -> None:
+    async def _apply_until_done(self, transitions: Sequence[Transition], refused: dict[Fence, str]) -> None:
         while True:
             try:
-                applied = await self.apply(transitions)
+                applied = await self._apply(transitions, refused)
             except DatabaseUnavailable as error:
                 log.warning("reports wait for Postgres", extra={"reports": len(transitions), "error": str(error)})
                 await asyncio.sleep(RETRY_SECONDS)
@@ -208,25 +229,51 @@ class Settler:
         When Postgres, or its driver, refuses a value the batch is halved until the offending report stands alone; its
         task fails.
         """
+        return await self._apply(transitions, {})
+
+    async def _apply(self, transitions: Sequence[Transition], refused: dict[Fence, str]) -> list[Applied]:
+        """`apply`; the offending reports are added to `refused`."""
         began = time.perf_counter()
         try:
             applied = await store.apply(self._connection, transitions)
         except (asyncpg.PostgresError, ValueError) as error:
             if len(transitions) > 1:
                 middle = len(transitions) // 2
-                return await self.apply(transitions[:middle]) + await self.apply(transitions[middle:])
-            (refused,) = transitions
-            if refused.release is None or refused.session is None:
+                return await self._apply(transitions[:middle], refused) + await self._apply(
+                    transitions[middle:], refused
+                )
+            (offending,) = transitions
+            if offending.release is None or offending.session is None:
                 raise
-            if refused.move == "refuse":  # not even its fence: no task can have it
-                log.error("a report is dropped", extra={"task_id": refused.task_id, "error": str(error)})
+            fence, reason = _fence(offending), str(error).replace("\0", "")
+            refused.setdefault(fence, reason)
+            if offending.move == "refuse":  # not even its fence: no task can have it
+                log.error("a report is dropped", extra={"task_id": fence.task_id, "error": reason})
                 return []
-            log.error("Postgres refuses a report", extra={"task_id": refused.task_id, "error": str(error)})
-            fence = Fence(refused.task_id, refused.release)
-            return await self.apply([moves.refuse(fence, refused.session, str(error).replace("\0", ""))])
+            log.error("Postgres refuses a report", extra={"task_id": fence.task_id, "error": reason})
+            return await self._apply([moves.refuse(fence, offending.session, reason)], refused)
         self._metrics.settled(len(applied), time.perf_counter() - began)
         self._on_settled(applied)
         return applied
+
+
+def _fence(transition: Transition) -> Fence:
+    return Fence(transition.task_id, transition.release or 0)
+
+
+def _letters(messages: Sequence[Reports], refused: Mapping[Fence, str]) -> list[DeadLetter]:
+    """A letter for each of the refused, with what was reported of it and nothing else."""
+    letters = []
+    for message in messages if refused else ():
+        of_fence: dict[Fence, list[Report]] = {}
+        for report in message.reports:
+            fence = Fence(report.task_id, report.release)
+            if fence in refused:
+                of_fence.setdefault(fence, []).append(report)
+        for fence, reports in of_fence.items():
+            body = encode(Reports(message.session, message.queue, reports))
+            letters.append(DeadLetter(DeadCause.REFUSED, refused[fence], SOURCE, REPORTS.name, body))
+    return letters
 
 
 def _problem(result: bytes) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from tacoq_protocol.errors import DecodeError, UnknownFormat
-from tacoq_protocol.messages import Control, Presence, Releases, Reports, Settled
+from tacoq_protocol.messages import Control, DeadLetter, Presence, Releases, Reports, Settled
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024
 
@@ -32,11 +32,12 @@ REPORTS = Format("reports/1", msgspec.msgpack.Decoder(Reports))
 PRESENCE = Format("presence/1", msgspec.msgpack.Decoder(Presence))
 CONTROL = Format("control/1", msgspec.msgpack.Decoder(Control))
 SETTLED = Format("settled/1", msgspec.msgpack.Decoder(Settled))
+DEAD = Format("dead/1", msgspec.msgpack.Decoder(DeadLetter))
 
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
 
 
-def encode(message: Releases | Reports | Presence | Control | Settled) -> bytes:
+def encode(message: Releases | Reports | Presence | Control | Settled | DeadLetter) -> bytes:
     """Return the bytes of `message`; its format is the caller's to name."""
     return _encoder.encode(message)
 
@@ -77,6 +78,12 @@ def decode_control(found: str, body: bytes) -> Control:
 def decode_settled(found: str, body: bytes) -> Settled:
     """Read a message of `tacoq.settled`. Raises UnknownFormat or DecodeError."""
     message: Settled = _decode(SETTLED, found, body)
+    return message
+
+
+def decode_dead(found: str, body: bytes) -> DeadLetter:
+    """Read a message of `tacoq.dead` that a manager sent. Raises UnknownFormat or DecodeError."""
+    message: DeadLetter = _decode(DEAD, found, body)
     return message
 
 

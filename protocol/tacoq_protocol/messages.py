@@ -269,3 +269,23 @@ class Settled(Struct):
     final: list[UUID]
     ended: dict[str, int]  # queue → releases that hold no slot any more
     redelivered: list[Fence] = []  # handed back because the broker gave them a second time
+
+
+class DeadCause(StrEnum):
+    """Why a message, or a part of one, is among the dead letters."""
+
+    UNREADABLE = "unreadable"  # it is not what it says it is, or of a version that is not known
+    REFUSED = "refused"  # what it says cannot be stored
+
+
+class DeadLetter(Struct):
+    """What nobody can do anything with but people. `format` and `body` are those of the message from `source`.
+
+    Of a message whose other parts were taken, `body` has only the part that was refused.
+    """
+
+    cause: DeadCause
+    reason: str
+    source: str  # a queue
+    format: str
+    body: bytes

@@ -34,6 +34,12 @@ async def rabbit_floor(database: str, broker_url: str, namespace: str) -> AsyncI
         yield at_work
 
 
+@pytest.fixture(params=["memory", "rabbitmq"])
+def either_floor(request: pytest.FixtureRequest) -> Floor:
+    found: Floor = request.getfixturevalue("floor" if request.param == "memory" else "rabbit_floor")
+    return found
+
+
 @pytest_asyncio.fixture
 async def lock(database: str) -> AsyncIterator[Any]:
     """A connection in a transaction of its own, to hold rows."""

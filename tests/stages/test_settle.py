@@ -97,13 +97,6 @@ async def test_redelivered_release_stays_with_its_holder(released: Floor) -> Non
     assert await released.state(one.task_id) == "completed"
 
 
-async def test_message_that_cannot_be_read_goes_to_the_dead_letters(released: Floor) -> None:
-    await released.send(b"\xc1", "reports/1")
-    await released.send(b"", "reports/9")
-    assert await released.worker.message_count(released.manager.topology.dead_queue.name) == 2
-    assert b"tacoq_reports_dead_total 2.0" in released.manager.metrics.text()
-
-
 async def test_value_that_postgres_refuses_fails_its_own_task_only(released: Floor) -> None:
     """No moment of Postgres is that late."""
     one, two, three = released.releases

@@ -65,6 +65,11 @@ def test_settled_passes() -> None:
     assert codec.decode_settled("settled/1", codec.encode(message)) == message
 
 
+def test_dead_letters_pass_with_what_they_hold_untouched() -> None:
+    message = m.DeadLetter(m.DeadCause.UNREADABLE, "why", "reports", "reports/9", b"\xc1")
+    assert codec.decode_dead("dead/1", codec.encode(message)) == message
+
+
 def test_unknown_format_is_refused_by_name() -> None:
     with pytest.raises(UnknownFormat, match=r"'releases/2'.*releases/1.*upgrade") as caught:
         codec.decode_releases("releases/2", b"")
