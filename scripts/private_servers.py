@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
+
 from scripts.probes import free_port, postgres_fault, rabbit_fault
 
 # The package to install and the variable that names a running server instead, for each binary.
@@ -95,6 +97,8 @@ class _PrivateServer:
     def kill(self) -> None:
         """End it as kill -9 does, with all its processes."""
         if self._process is not None:
+            if self.running:
+                self.thaw()  # what stands still does not see the end of its server
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # its own session: the server and the watchdog
             self._process.wait()
@@ -102,10 +106,17 @@ class _PrivateServer:
 
     def freeze(self) -> None:
         """Let it stand still with its connections open, as a machine does that is cut off or overloaded."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        os.killpg(self.pid, signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """Not by process group: Postgres's sessions have groups of their own, and the watchdog must go on."""
+        server = psutil.Process(self.pid)
+        for process in (server, *server.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def close(self) -> None:
         """Kill it and remove its data."""
