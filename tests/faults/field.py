@@ -124,6 +124,7 @@ class Field(Cluster):
         self.broker = RabbitUnderFault(rabbit, self.struck, self.slots)
         self.postgres = PostgresUnderFault(postgres, self.struck, self.slots, database=database)
         self.groups: list[Group] = []
+        self.settings: dict[str, str] = {}  # of workers, in their environment
         self.manager_program: Sequence[str] = (TACOQ,)
         self._wanted = links
         self._links: dict[Link, Proxy] = {}
@@ -214,7 +215,7 @@ class Field(Cluster):
         """Start `tacoq worker`; `joined` waits for it. With `own_link` a proxy stands before its broker alone."""
         proxy = await self._proxy(self.broker.url) if own_link else None
         url = _at(self.broker.url, proxy) if proxy else self._through(Link.WORKER_BROKER, self.broker.url)
-        env = {"TACOQ_BROKER_URL": url, "TACOQ_SHUTDOWN_GRACE": grace, EFFECTS_URL: self.effects.url}
+        env = {**self.settings, "TACOQ_BROKER_URL": url, "TACOQ_SHUTDOWN_GRACE": grace, EFFECTS_URL: self.effects.url}
         arguments = ("worker", f"{self.handlers}:{name}", "--processes", str(processes))
         process, slots = self.spawn(*arguments, env=env), _worker(name).concurrency
         group = Group(name, process, slots=slots, processes=processes, struck=self.struck, link=proxy)

@@ -15,6 +15,7 @@ TRIES = 100
 
 worker = Worker(queue="default", concurrency=SLOTS)
 older = Worker(queue="default", concurrency=SLOTS)  # before a deploy: of the same queue, and knows less
+narrow = Worker(queue="narrow", concurrency=2)
 processes = Worker(queue="processes", concurrency=2, executor="process")
 
 _BACKOFF = Backoff("10ms", factor=1, max="20ms")
@@ -34,6 +35,9 @@ async def nap(context: Context, seconds: float) -> float:
     async with async_run_of(context):
         await asyncio.sleep(seconds)
     return seconds
+
+
+nap_in_narrow = narrow.task("nap_in_narrow", max_attempts=TRIES)(nap.function)
 
 
 @worker.task(max_attempts=TRIES)
