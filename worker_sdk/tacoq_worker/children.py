@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 
 import msgspec
 
@@ -27,6 +27,8 @@ from tacoq_worker.registry import AnyHandler, Handler
 log = logging.getLogger("tacoq.worker")
 
 _READY = b"ready"
+_LEAVING = b"leaving"  # it was told to end, and will read no more
+_TRIES = 3  # processes to offer a run to
 _spawn = multiprocessing.get_context("spawn")
 _encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
 _request = msgspec.msgpack.Decoder(tuple[str, Release])
@@ -38,39 +40,63 @@ class Child:
 
     def __init__(self, references: list[str]) -> None:
         self._references = references  # imported as soon as it starts
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held while a process starts or runs something
+        self._ends = threading.Lock()  # held for a moment, by what may end one
+        self._doomed = False
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
         self.ready = False
         self._closed = False
 
-    def start(self) -> None:
-        """Return when the process has imported its handlers, or has died over it."""
+    def start(self, run: Run | None = None) -> None:
+        """Return when the process has imported its handlers, or has died over it.
+
+        When it is started for a run that was stopped, nothing is done: `kill` may have come before it.
+        """
         with self._lock:
-            if not self._closed and not (self.ready and self._process is not None and self._process.is_alive()):
+            if self._closed or (run is not None and run.stop is not None):
+                return
+            if not (self.ready and self._process is not None and self._process.is_alive()):
                 self._start()
 
     def call(self, run: Run) -> Outcome:
         """Run the handler there and wait. Raises ProcessCrashed when the process ends instead, also by `kill`."""
-        self.start()
-        with self._lock:
-            if run.stop is not None:  # `kill` may have come before there was anything to kill
-                raise ProcessCrashed("the run was stopped before its process had it")
-            if self._pipe is not None and self.ready:
-                try:
-                    self._pipe.send_bytes(_encoder.encode((run.handler.reference, run.release)))
-                    outcome: Outcome = _outcome.decode(self._pipe.recv_bytes())
-                    return outcome
-                except (EOFError, OSError):
-                    self.ready = False
-            raise ProcessCrashed(f"the process of the run {self._ending()}")
+        request = _encoder.encode((run.handler.reference, run.release))
+        for _ in range(_TRIES):
+            self.start(run)
+            with self._lock:
+                if run.stop is not None:
+                    raise ProcessCrashed("the run was stopped before its process had it")
+                answer = self._ask(request)
+            if answer is not None:
+                outcome: Outcome = _outcome.decode(answer)
+                return outcome
+        raise ProcessCrashed(f"no process took the run; the last one {self._ending()}")
+
+    def _ask(self, request: bytes) -> bytes | None:
+        """Return what the process answers, None when it ended without having read the request."""
+        if self._pipe is not None and self.ready:
+            try:
+                self._pipe.send_bytes(request)
+            except OSError:
+                self.ready = False
+                return None
+            try:
+                answer = self._pipe.recv_bytes()
+            except (EOFError, OSError):
+                self.ready = False
+            else:
+                self.ready = answer != _LEAVING
+                return answer if self.ready else None
+        raise ProcessCrashed(f"the process of the run {self._ending()}")
 
     def kill(self) -> None:
         """End the process now, whatever it does."""
-        process = self._process
-        if process is not None:
+        with self._ends:
+            self._doomed = True  # one that is about to start is not there yet
             self.ready = False
-            process.kill()
+            if self._process is not None:
+                self._process.kill()
 
     def close(self) -> None:
         """Kill it for good, and wait until it is gone."""
@@ -80,6 +106,7 @@ class Child:
             self._process.join(5.0)
 
     def _start(self) -> None:
+        self._doomed = False
         if self._pipe is not None:
             self._pipe.close()
         self._pipe, theirs = _spawn.Pipe()
@@ -87,7 +114,10 @@ class Child:
         level = root.getEffectiveLevel() if root.handlers else None
         process = _spawn.Process(target=_serve, args=(theirs, self._references, level), name="tacoq-slot", daemon=True)
         process.start()
-        self._process = process
+        with self._ends:
+            self._process = process
+            if self._doomed or self._closed:  # meanwhile
+                process.kill()
         theirs.close()
         try:
             self.ready = self._pipe.recv_bytes() == _READY
@@ -120,14 +150,14 @@ def _serve(pipe: Connection, references: list[str], level: int | None) -> None:
         except Exception:  # the run that needs it will say so again, in its outcome
             log.exception("handler cannot be imported", extra={"handler": reference})
     pipe.send_bytes(_READY)
-    while not ending.asked:
-        ending.idle = True
+    while pipe in wait([pipe, ending.told]):  # what came before it was told to end is run
         try:
             request = pipe.recv_bytes()
         except EOFError:
             return
-        ending.idle = False
         pipe.send_bytes(_encoder.encode(_run(*_request.decode(request))))
+    with contextlib.suppress(OSError):  # the parent is gone
+        pipe.send_bytes(_LEAVING)
 
 
 def _run(reference: str, release: Release) -> Outcome:
@@ -148,21 +178,21 @@ def _handler(reference: str) -> AnyHandler:
 
 
 class _Ending:
-    """SIGTERM ends an idle child at once, a busy one after its run.
+    """SIGTERM ends an idle child at once, a busy one after its run: `told` becomes readable.
 
-    It comes from service managers that signal the whole group; what is to stop, the session kills.
+    It comes from service managers that signal the whole group; what is to stop, the session kills. The handler itself
+    ends nothing: it may run between the arrival of a request and the first line that knows of it.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self.idle = False
+        self.told, self._tell = os.pipe()
+        os.set_blocking(self._tell, False)
         signal.signal(signal.SIGTERM, lambda *_: self._ask())
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _ask(self) -> None:
-        self.asked = True
-        if self.idle:
-            os._exit(0)
+        with contextlib.suppress(BlockingIOError):  # it was told often enough
+            os.write(self._tell, b".")
 
 
 def _end_with_parent() -> None:

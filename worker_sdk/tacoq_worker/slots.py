@@ -186,7 +186,9 @@ class _Slot:
         if release.expires_at is not None and release.expires_at <= datetime.now(UTC):
             return Expired(release.task_id, release.release)
         if self._child is not None and not self._child.ready:
-            await loop.run_in_executor(self._slots.threads, self._child.start)
+            self._stop = self._child.kill  # an import may hang
+            await loop.run_in_executor(self._slots.threads, self._child.start, run)
+            self._stop = _nothing
         if run.stop is not None:
             return not_started(run, run.stop)
         run.begin()
