@@ -168,7 +168,7 @@ async def recounted(floor: Floor) -> int:
 
 async def test_claim_takes_no_more_bytes_than_can_be_published_in_time(floor: Floor) -> None:
     floor.join("k", "small", slots=100)
-    large = await floor.accept(20, payload=b"1" * MAX_PAYLOAD_BYTES)
+    large = await floor.accept(20, payload=b'"' + b"x" * (MAX_PAYLOAD_BYTES - 2) + b'"')
     small = await floor.accept(kind="small")
     assert await floor.manager.dispatcher.step() == CLAIM_BYTES // MAX_PAYLOAD_BYTES
     assert await floor.dispatch() == 21 - CLAIM_BYTES // MAX_PAYLOAD_BYTES
