@@ -49,6 +49,14 @@ def nap_in_thread(context: Context, seconds: float) -> float:
     return seconds
 
 
+@worker.task(max_attempts=TRIES)
+def sleeps_in_thread(context: Context, seconds: float) -> float:
+    """As `nap_in_thread`, but deaf to whoever asks it to stop."""
+    with run_of(context):
+        time.sleep(seconds)
+    return seconds
+
+
 @processes.task(max_attempts=TRIES, backoff=_BACKOFF)
 def nap_in_process(context: Context, seconds: float) -> float:
     with run_of(context):
