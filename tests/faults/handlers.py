@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 
 from tacoq_worker import Backoff, Context, Worker
 from tests.faults.effects import async_run_of, run_of
@@ -35,6 +36,15 @@ async def nap(context: Context, seconds: float) -> float:
     async with async_run_of(context):
         await asyncio.sleep(seconds)
     return seconds
+
+
+@worker.task(max_attempts=TRIES)
+async def wait_for_file(context: Context, path: str) -> str:
+    """Run until the test lets it go."""
+    async with async_run_of(context):
+        while not Path(path).exists():  # noqa: ASYNC110 (told from another process)
+            await asyncio.sleep(0.05)
+    return path
 
 
 nap_in_narrow = narrow.task("nap_in_narrow", max_attempts=TRIES)(nap.function)

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from tacoq_publisher import Publisher
 from tests.faults.checker import check
 from tests.faults.field import Field
-from tests.faults.handlers import add, nap
+from tests.faults.handlers import add, wait_for_file
 from tests.faults.ledger import Ledger
 from tests.faults.load import under_load
 from tests.support.eventually import eventually
 
-LONG = 12  # tasks that outlive all resets
+LONG = 12  # runs that outlive all resets
 RESETS = 5
 PREFETCHED = 30
 
 
 @pytest.mark.timeout(180)
-async def test_runs_go_on_and_count_through_five_resets_in_a_row(field: Field, ledger: Ledger, seed: int) -> None:
+async def test_runs_go_on_and_count_through_five_resets_in_a_row(
+    field: Field, ledger: Ledger, seed: int, tmp_path: Path
+) -> None:
     """Each reset makes the broker give their messages to anybody; who runs them has them still."""
     await field.up("worker", "worker")
     async with (
         under_load(field.url, ledger, field.effects, seed=seed) as load,
         Publisher(field.url) as tacoq,
     ):
-        long = await ledger.publish_all(tacoq, [(nap.task(25.0), 25.0)] * LONG)
+        file = tmp_path / "let them go"
+        long = await ledger.publish_all(tacoq, [(wait_for_file.task(str(file)), str(file))] * LONG)
         await eventually(lambda: running(field, LONG), 30, what="the long runs are reported")
         for _ in range(RESETS):
             await field.broker.close_all_connections()
             await load.ran(20)
-        assert await running(field, LONG), "the resets took too long: a long run has ended"
+        assert await running(field, LONG)
+        file.touch()
     await check(field, ledger)
     assert not await blamed(field)
     for handle in long:
@@ -40,7 +45,7 @@ async def test_runs_go_on_and_count_through_five_resets_in_a_row(field: Field, l
 
 
 async def running(field: Field, tasks: int) -> bool:
-    rows = await field.rows("SELECT FROM tasks WHERE state = 'running' AND kind = 'nap' AND payload LIKE '%25%'")
+    rows = await field.rows("SELECT FROM tasks WHERE state = 'running' AND kind = 'wait_for_file'")
     return len(rows) == tasks
 
 
