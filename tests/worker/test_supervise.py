@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -27,7 +28,7 @@ from tacoq_protocol.messages import (
     ReturnReason,
 )
 from tacoq_protocol.topology import Topology
-from tacoq_worker.supervise import Supervisor
+from tacoq_worker.supervise import Supervisor, _Child
 from tests.support.eventually import eventually
 from tests.support.spawn import TACOQ, Spawned, spawn
 from tests.worker.manager import FakeManager, make_release
@@ -308,3 +309,46 @@ async def test_failures_reach_the_manager_over_rabbitmq(app: Path, broker_url: s
         outcome = await manager.run("nap", b'{"seconds": "long"}')
         assert isinstance(outcome, Failed)
         assert "$.seconds" in outcome.error.message
+
+
+def test_a_load_error_of_any_length_is_shown(app: Path) -> None:
+    app.write_text('raise RuntimeError("first" + "\\u20ac" * 300_000 + "last")')
+    with spawn(TACOQ, "worker", "app:worker", cwd=app.parent) as process:
+        assert process.wait() == 1
+        assert "app cannot be imported: RuntimeError: first" in process.log()
+        assert "characters cut" in process.log()
+
+
+async def test_reloading_goes_on_after_errors_nobody_foresaw(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watches = 0
+
+    async def awatch(*_: object, **__: object) -> AsyncIterator[set[tuple[int, str]]]:
+        nonlocal watches
+        watches += 1
+        if watches == 1:
+            raise RuntimeError("the folder is gone")
+        for number in (1, 2):
+            yield {(1, f"changed{number}.py")}
+        await asyncio.Event().wait()
+
+    loads: list[int] = []
+
+    async def load(count: int) -> list[_Child]:
+        loads.append(count)
+        if len(loads) == 1:
+            raise RuntimeError("a bug")
+        return []
+
+    monkeypatch.setattr("watchfiles.awatch", awatch)
+    supervisor = Supervisor(
+        "app:worker", processes=1, broker=MemoryBroker(MemoryHub()), topology=Topology("test"), grace=1.0
+    )
+    monkeypatch.setattr(supervisor, "_load", load)
+    watching = asyncio.create_task(supervisor._reload_on_change())
+    await eventually(lambda: len(loads) == 2)
+    assert not watching.done()
+    watching.cancel()
+    assert "files cannot be watched now" in caplog.text
+    assert "new code cannot be loaded; the old goes on" in caplog.text

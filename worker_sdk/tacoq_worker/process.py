@@ -24,6 +24,7 @@ from uuid import UUID
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.logs import configure_logging
+from tacoq_worker.execute import clean
 from tacoq_worker.loading import load_worker
 from tacoq_worker.session import Session
 from tacoq_worker.settings import Pace, WorkerSettings, load_settings
@@ -35,6 +36,7 @@ EXIT_NOT_LOADED = 2
 EXIT_LEFT_BEHIND = 3  # a thread did not stop, or the last reports were not confirmed
 EXIT_ORPHANED = 4
 SECONDS_AFTER_GRACE = 20.0  # to cancel, report and leave
+MAX_ERROR_CHARS = 32_000
 LAST_SECONDS = 2.0  # for what the application does at exit
 
 
@@ -48,7 +50,7 @@ def main(target: str, session: str, fd: str) -> int:
     try:
         worker = load_worker(target)
     except ConfigurationError as error:
-        _tell(supervisor, error=str(error))
+        _tell(supervisor, error=clean(str(error), MAX_ERROR_CHARS))
         return EXIT_NOT_LOADED
     _tell(supervisor, queue=worker.queue)
     if supervisor.recv(16) != b"go\n":

@@ -29,6 +29,8 @@ log = logging.getLogger("tacoq.supervisor")
 
 STEADY_SECONDS = 10.0  # a process that lived this long is started again at once
 MAX_RESTART_DELAY = 30.0
+MAX_ANSWER_BYTES = 1024 * 1024  # of a process that has loaded the code, or has not
+WATCH_AGAIN_SECONDS = 1.0
 LAST_NEWS_SECONDS = 5.0  # to tell of losses, at the end
 
 
@@ -120,8 +122,9 @@ class Supervisor:
         old = list(self._children)
         try:
             fresh = await self._load(self._processes)
-        except (ConfigurationError, OSError) as error:
-            log.error("new code cannot be loaded; the old goes on", extra={"reason": str(error)})
+        except Exception as error:
+            unforeseen = None if isinstance(error, (ConfigurationError, OSError)) else error
+            log.error("new code cannot be loaded; the old goes on", exc_info=unforeseen, extra={"reason": str(error)})
             return False
         for child in old:
             child.retire()
@@ -133,10 +136,15 @@ class Supervisor:
     async def _reload_on_change(self) -> None:
         from watchfiles import PythonFilter, awatch
 
-        async for changes in awatch(Path.cwd(), watch_filter=PythonFilter(), debounce=400, step=50):
-            log.info("code changed", extra={"files": sorted(Path(path).name for _, path in changes)})
-            if not self._stopping.is_set():
-                await self.reload()
+        while not self._stopping.is_set():
+            try:
+                async for changes in awatch(Path.cwd(), watch_filter=PythonFilter(), debounce=400, step=50):
+                    log.info("code changed", extra={"files": sorted(Path(path).name for _, path in changes)})
+                    if not self._stopping.is_set():
+                        await self.reload()
+            except Exception:
+                log.exception("files cannot be watched now; changes since are seen with the next one")
+            await _unless(self._stopping, WATCH_AGAIN_SECONDS)
 
     async def _load(self, count: int) -> list[_Child]:
         """Start processes and wait until each has loaded the code. Raises ConfigurationError, with none left."""
@@ -159,7 +167,7 @@ class Supervisor:
             )  # fmt: skip
         self._loading.add(process)
         try:
-            reader, pipe = await asyncio.open_connection(sock=ours)
+            reader, pipe = await asyncio.open_connection(sock=ours, limit=MAX_ANSWER_BYTES)
             line = await reader.readline()
             answer: dict[str, str] = json.loads(line) if line else {}
         except ConnectionError:
