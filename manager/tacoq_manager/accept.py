@@ -120,6 +120,7 @@ class Accepter:
             task.kind,
             task.queue or self._sessions.queue_of_kind(task.kind) or DEFAULT_QUEUE,
             task.priority,
+            task.fairness_key,
             payload,
             fingerprint(task, payload),
             task.delay,
@@ -224,7 +225,7 @@ class Accepter:
         for row in rows:
             state = stored[row.id].state
             if state is TaskState.PENDING:
-                lanes.add(Lane(row.queue, row.kind, ""))
+                lanes.add(Lane(row.queue, row.kind, row.fairness_key, row.priority))
             elif state is TaskState.SCHEDULED:
                 self._on_due(_seconds_until(row.run_at, row.delay))
             if row.expires_in is not None or row.expires_at is not None:
@@ -273,6 +274,7 @@ def fingerprint(task: NewTask, payload: bytes) -> bytes:
         task.kind,
         task.queue,
         task.priority,
+        task.fairness_key,
         task.delay,
         task.run_at,
         task.expires_in,

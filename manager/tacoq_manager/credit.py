@@ -2,17 +2,18 @@
 
 A slot that ends a run waits for its next one as long as a report takes to come here and a release to go back. So that
 it need not wait, short kinds are released beyond the free slots: as much expected work as all slots do in that time.
-Long kinds, and those whose run time is unknown, are released against free slots only: what stands in Postgres can still
-go to whichever worker is free first.
+A release of a kind that runs for `r`, with `l` for the way, so takes r / (r + l) of a slot. One of a long kind, or of
+unknown run time, takes a whole one: what stands in Postgres can still go to whichever worker is free first.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 from tacoq_manager.runtimes import RunTimes
+from tacoq_manager.store.claim import Flow
 from tacoq_protocol.messages import Fence
 
 MOST_PER_SLOT = 64  # released at once, however short the kind
@@ -21,53 +22,64 @@ MOST_PER_MESSAGE = 64
 MOST_PER_UNKNOWN = 8
 LATENCY_WINDOW = 30.0  # seconds
 FIRST_LATENCY = 0.01  # seconds, until one was measured
+_EPSILON = 1e-9  # sums of parts of slots are not exact
 
 
 class Credit:
-    """Counts released tasks by queue and measures the base latency, the shortest way there and back."""
+    """Counts released tasks by queue and kind and measures the base latency, the shortest way there and back."""
 
     def __init__(self, runtimes: RunTimes) -> None:
         self._runtimes = runtimes
-        self._released: Counter[str] = Counter()
+        self._released: Counter[Flow] = Counter()
         self._probe: tuple[Fence, float] | None = None
         self._latencies: deque[tuple[float, float]] = deque()
 
     def released(self, queue: str) -> int:
-        return max(0, self._released[queue])
+        return self.by_queue().get(queue, 0)
 
     def total(self) -> int:
         return sum(max(0, count) for count in self._released.values())
 
     def by_queue(self) -> dict[str, int]:
-        return {queue: max(0, count) for queue, count in self._released.items()}
+        counts: Counter[str] = Counter()
+        for flow, count in self._released.items():
+            counts[flow.queue] += max(0, count)
+        return dict(counts)
 
-    def counted(self) -> dict[str, int]:
+    def counted(self) -> dict[Flow, int]:
         """The counters as they are, for `recount`: below 0 when releases ended that were not counted here."""
         return dict(self._released)
 
-    def release(self, queue: str, count: int) -> None:
-        self._released[queue] += count
+    def release(self, flow: Flow, count: int) -> None:
+        self._released[flow] += count
 
-    def ended(self, queue: str, count: int = 1) -> None:
-        self._released[queue] -= count
+    def ended(self, flow: Flow, count: int = 1) -> None:
+        self._released[flow] -= count
 
-    def recount(self, released: Mapping[str, int], before: Mapping[str, int]) -> None:
+    def recount(self, released: Mapping[Flow, int], before: Mapping[Flow, int]) -> None:
         """Set the counters to what Postgres has: news may have been lost.
 
         `before` is `counted` from just before Postgres was asked; what changed since is kept.
         """
-        since = {queue: count - before.get(queue, 0) for queue, count in self._released.items()}
-        self._released = Counter(released)
-        self._released.update(since)
+        since = {flow: count - before.get(flow, 0) for flow, count in self._released.items()}
+        counts = Counter(released)
+        counts.update(since)
+        self._released = Counter({flow: count for flow, count in counts.items() if count})
 
-    def free(self, queue: str, kind: str, slots: int) -> int:
-        """Return how many tasks of `kind` may be released now; never negative."""
-        allowed = float(slots)
+    def used(self, queue: str) -> float:
+        """Slots of the queue that what is released takes."""
+        return sum(
+            max(0, count) * self.weight(queue, flow.kind)
+            for flow, count in self._released.items()
+            if flow.queue == queue
+        )
+
+    def weight(self, queue: str, kind: str) -> float:
+        """The part of a slot that one release of the kind takes."""
         run = self._runtimes.p90(queue, kind)
-        if run is not None and run < SHORT_RUN:
-            beyond = slots * self.base_latency() / max(run, 1e-6)
-            allowed = min(slots + beyond, MOST_PER_SLOT * slots)
-        return max(0, int(allowed) - self.released(queue))
+        if run is None or run >= SHORT_RUN:
+            return 1.0
+        return max(run / (run + self.base_latency()), 1 / MOST_PER_SLOT)
 
     def per_message(self, queue: str, kind: str, *, backlog: bool) -> int:
         """Return how many releases of `kind` travel in one message."""
@@ -84,11 +96,33 @@ class Credit:
     def sample(self, task_id: UUID, release: int | None, seconds: float, now: float) -> None:
         """A run of `seconds` was reported; when it is the probe, the rest of its time was the way."""
         if self._probe is not None and self._probe[0] == (task_id, release):
-            self._latencies.append((now, max(0.0, now - self._probe[1] - seconds)))
+            latency = max(0.0, now - self._probe[1] - seconds)
             self._probe = None
+            while self._latencies and self._latencies[-1][1] >= latency:
+                self._latencies.pop()  # not the minimum of any window any more
+            self._latencies.append((now, latency))
             while now - self._latencies[0][0] > LATENCY_WINDOW:
                 self._latencies.popleft()
 
     def base_latency(self) -> float:
         """Return seconds: the minimum of the last LATENCY_WINDOW."""
-        return min((latency for _, latency in self._latencies), default=FIRST_LATENCY)
+        return self._latencies[0][1] if self._latencies else FIRST_LATENCY
+
+
+class FreeSlots:
+    """The purse of one round: the slots of a queue that nothing takes. `may_run`: whether its sessions know a kind."""
+
+    def __init__(self, credit: Credit, queue: str, slots: int, may_run: Callable[[str], bool]) -> None:
+        self._credit = credit
+        self._queue = queue
+        self._may_run = may_run
+        self._free = slots - credit.used(queue)
+
+    def room(self, kind: str) -> int | None:
+        """How many more of a kind, never negative; None when it may not run."""
+        if not self._may_run(kind):
+            return None
+        return max(0, int(self._free / self._credit.weight(self._queue, kind) + _EPSILON))
+
+    def spend(self, kind: str, count: int) -> None:
+        self._free -= count * self._credit.weight(self._queue, kind)

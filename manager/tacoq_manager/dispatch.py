@@ -12,18 +12,19 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from itertools import groupby
 
 import msgspec
 
-from tacoq_manager.credit import Credit
+from tacoq_manager.credit import Credit, FreeSlots
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.settle import Settler
 from tacoq_manager.store import claim as store
-from tacoq_manager.store.claim import Claimed, Lane, Take
+from tacoq_manager.store.claim import Claimed, Flow, Lane, Take
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken
 from tacoq_manager.transitions import give_back
@@ -133,56 +134,47 @@ class Dispatcher:
             return released
 
     async def _dispatch(self, queue: str, epoch: int) -> int:
-        marks = self._lanes.of(queue)
-        takes = self._takes(queue, marks)
-        if not takes:
-            return 0
-        await self._declare(queue)
-        was_idle = self._credit.released(queue) < self._sessions.slots(queue)
-        with self._unpublished.watching(queue):
-            claimed = await self._claim(queue, takes, marks, epoch)
+        while takes := self._turn(queue):
+            await self._declare(queue)
+            was_idle = self._credit.used(queue) < self._sessions.slots(queue)
+            with self._unpublished.watching(queue):
+                claimed = await self._claim(queue, takes, epoch)
+                if claimed:
+                    await self._publish(queue, claimed)
+            if claimed and was_idle:
+                self._credit.probe(claimed[0].release.fence, time.monotonic())
             if claimed:
-                await self._publish(queue, claimed, backlog=set(self._lanes.of(queue)))
-        if claimed and was_idle:
-            self._credit.probe(claimed[0].release.fence, time.monotonic())
-        return len(claimed)
+                return len(claimed)
+        return 0  # what was asked for was not there any more, and nobody else has his turn
 
-    def _takes(self, queue: str, lanes: Iterable[Lane]) -> list[Take]:
+    def _turn(self, queue: str) -> list[Take]:
         """What each lane may give now: none when a live session of the queue does not know its kind."""
-        slots = self._sessions.slots(queue)
-        takes = []
-        for lane in lanes:
-            most = self._credit.free(queue, lane.kind, slots)
-            if most and self._sessions.known_by_all(queue, lane.kind):
-                takes.append(Take(lane, min(most, CLAIM_TASKS)))
-        return takes
+        knows = partial(self._sessions.known_by_all, queue)
+        purse = FreeSlots(self._credit, queue, self._sessions.slots(queue), knows)
+        return self._lanes.turn(queue, purse, CLAIM_TASKS)
 
-    async def _claim(self, queue: str, takes: Sequence[Take], marks: Mapping[Lane, int], epoch: int) -> list[Claimed]:
+    async def _claim(self, queue: str, takes: Sequence[Take], epoch: int) -> list[Claimed]:
         """Claim, and forget the lanes that gave all they had."""
         began = time.perf_counter()
-        most = min(max(take.most for take in takes), CLAIM_TASKS)
+        marks = [self._lanes.mark(take.lane) for take in takes]
         batch = await store.claim(
-            self._database.claim,
-            epoch=epoch,
-            holder=self._leader.holder,
-            queue=queue,
-            takes=takes,
-            most=most,
+            self._database.claim, epoch=epoch, holder=self._leader.holder, queue=queue, takes=takes
         )
         self._metrics.claimed(len(batch.tasks), time.perf_counter() - began)
         if batch.at is not None:
             self._unpublished.came_through(batch.at)
         taken = Counter(item.lane for item in batch.tasks)
-        for take in takes:
-            if taken[take.lane] < take.most and not batch.cut:  # at the limit, others may have gone before
-                self._lanes.drained(take.lane, marks[take.lane])
-        self._credit.release(queue, len(batch.tasks))
+        for take, mark in zip(takes, marks, strict=True):
+            if taken[take.lane] < take.most and not batch.cut:
+                self._lanes.drained(take.lane, mark)
+        for kind, count in Counter(item.lane.kind for item in batch.tasks).items():
+            self._credit.release(Flow(queue, kind), count)
         return [self._announced(item) for item in batch.tasks]
 
-    async def _publish(self, queue: str, claimed: Sequence[Claimed], *, backlog: set[Lane]) -> None:
+    async def _publish(self, queue: str, claimed: Sequence[Claimed]) -> None:
         messages = [
             Outgoing(self._topology.tasks.name, queue, RELEASES.name, encode(Releases(queue, releases)))
-            for releases in self._packed(queue, claimed, backlog)
+            for releases in self._packed(queue, claimed)
         ]
         try:
             await self._broker.publish(messages, seconds=PUBLISH_SECONDS)
@@ -204,10 +196,11 @@ class Dispatcher:
             return item
         return Claimed(item.lane, msgspec.structs.replace(item.release, announced=True))
 
-    def _packed(self, queue: str, claimed: Sequence[Claimed], backlog: set[Lane]) -> Iterable[list[Release]]:
+    def _packed(self, queue: str, claimed: Sequence[Claimed]) -> Iterable[list[Release]]:
         """Cut into messages of one kind, in order. An announced release travels alone."""
-        for (lane, announced), run in groupby(claimed, key=lambda item: (item.lane, item.release.announced)):
-            most = 1 if announced else self._credit.per_message(queue, lane.kind, backlog=lane in backlog)
+        for (kind, announced), run in groupby(claimed, key=lambda item: (item.lane.kind, item.release.announced)):
+            backlog = self._lanes.waits(queue, kind)
+            most = 1 if announced else self._credit.per_message(queue, kind, backlog=backlog)
             yield from cut((item.release for item in run), _size, most=most)
 
     async def _give_back(self, claimed: Sequence[Claimed]) -> None:

@@ -35,7 +35,7 @@ from tacoq_manager.settings import Settings
 from tacoq_manager.settle import PREFETCH_MESSAGES, Settler
 from tacoq_manager.store import registry
 from tacoq_manager.store import tasks as lookup
-from tacoq_manager.store.claim import Lane
+from tacoq_manager.store.claim import Flow, Lane
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.reroute import reroute
@@ -243,30 +243,30 @@ class Manager:
         self.metrics.applied(applied)
         final: list[UUID] = []
         lanes: set[Lane] = set()
-        ended: Counter[str] = Counter()
+        ended: Counter[Flow] = Counter()
         now = monotonic()
         for move in applied:
             transition = move.transition
             if move.frees_slot:
-                ended[move.queue] += 1
+                ended[Flow(move.queue, move.kind)] += 1
             if move.state.final:
                 final.append(transition.task_id)
             elif move.state is TaskState.PENDING:
-                lanes.add(Lane(move.queue, move.kind, move.fairness_key))
+                lanes.add(Lane(move.queue, move.kind, move.fairness_key, move.priority))
             elif move.state is TaskState.SCHEDULED:
                 self.schedule.notice(transition.delay)
             if transition.seconds is not None:
                 self.runtimes.add(move.queue, move.kind, transition.seconds)
                 self.credit.sample(transition.task_id, transition.release, transition.seconds, now)
-        for queue, count in ended.items():
-            self.credit.ended(queue, count)
+        for flow, count in ended.items():
+            self.credit.ended(flow, count)
         self.waiters.settled(final)
         self.news.tell(final, ended)
         self.dispatcher.note(lanes)
 
-    def _ended_elsewhere(self, ended: Mapping[str, int]) -> None:
-        for queue, count in ended.items():
-            self.credit.ended(queue, count)
+    def _ended_elsewhere(self, ended: Mapping[Flow, int]) -> None:
+        for flow, count in ended.items():
+            self.credit.ended(flow, count)
         self.dispatcher.wake()
 
     def _came_back(self, fence: Fence) -> None:
@@ -322,7 +322,7 @@ class Manager:
 
     def _credit_left(self) -> dict[str, int]:
         queues = self.sessions.queues()
-        return {queue: max(0, self.sessions.slots(queue) - self.credit.released(queue)) for queue in queues}
+        return {queue: max(0, int(self.sessions.slots(queue) - self.credit.used(queue))) for queue in queues}
 
     def _while_leading(self, step: Step) -> Step:
         async def stepped() -> int:

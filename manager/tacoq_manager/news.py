@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
+from tacoq_manager.store.claim import Flow
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, Outgoing
 from tacoq_protocol.errors import BrokerError, DecodeError
@@ -35,7 +36,7 @@ class News:
         *,
         others_live: Callable[[], bool],
         on_final: Callable[[Sequence[UUID]], None],
-        on_ended: Callable[[Mapping[str, int]], None],
+        on_ended: Callable[[Mapping[Flow, int]], None],
         on_redelivered: Callable[[Sequence[Fence]], None],
     ) -> None:
         """`others_live`: is anybody there to tell. The others hear what other managers tell."""
@@ -47,7 +48,7 @@ class News:
         self._on_ended = on_ended
         self._on_redelivered = on_redelivered
         self._final: dict[UUID, None] = {}
-        self._ended: Counter[str] = Counter()
+        self._ended: Counter[Flow] = Counter()
         self._redelivered: dict[Fence, None] = {}
         self._work = asyncio.Event()
         self._consuming: Consuming | None = None
@@ -73,8 +74,8 @@ class News:
         if self._consuming is not None:
             await self._consuming.close()
 
-    def tell(self, final: Iterable[UUID], ended: Mapping[str, int]) -> None:
-        """Tell the other managers, if there are any: tasks that became final, releases ended by queue."""
+    def tell(self, final: Iterable[UUID], ended: Mapping[Flow, int]) -> None:
+        """Tell the other managers, if there are any: tasks that became final, releases that ended."""
         if self._others_live():
             self._final.update(dict.fromkeys(final))
             self._ended.update(ended)
@@ -108,7 +109,8 @@ class News:
 
     def _next_message(self) -> Settled:
         ids = _take(self._final)
-        ended, self._ended = dict(self._ended), Counter()
+        ended = [(*flow, count) for flow, count in self._ended.items()]
+        self._ended.clear()
         return Settled(self._manager, ids, ended, _take(self._redelivered))
 
     def _hear(self, delivery: Delivery) -> None:
@@ -121,7 +123,7 @@ class News:
         delivery.ack()
         if message.manager != self._manager:
             self._on_final(message.final)
-            self._on_ended(message.ended)
+            self._on_ended({Flow(queue, kind): count for queue, kind, count in message.ended})
             self._on_redelivered(message.redelivered)
 
 

@@ -13,10 +13,10 @@ from tacoq_protocol.http import Accepted
 from tacoq_protocol.ids import new_task_id
 
 _ENDED: Final = """
-SELECT state, kind, queue, priority, payload, fingerprint, max_attempts, timeout, traceparent, tracestate
+SELECT state, kind, queue, priority, fairness_key, payload, fingerprint, max_attempts, timeout, traceparent, tracestate
 FROM task_history WHERE id = $1
 UNION ALL
-SELECT state, kind, queue, priority, payload, fingerprint, max_attempts, timeout, traceparent, tracestate
+SELECT state, kind, queue, priority, fairness_key, payload, fingerprint, max_attempts, timeout, traceparent, tracestate
 FROM tasks WHERE id = $1
 """
 
@@ -41,6 +41,7 @@ async def resubmit(accepter: Accepter, connection: HotConnection, task_id: UUID)
         kind=old["kind"],
         queue=old["queue"],
         priority=old["priority"],
+        fairness_key=old["fairness_key"],
         payload=old["payload"],
         fingerprint=old["fingerprint"],
         delay=None,

@@ -24,10 +24,12 @@ MAX_WAIT_TASKS = 20_000
 
 KIND_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}$(?!\n)"
 QUEUE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$(?!\n)"
+FAIRNESS_KEY_PATTERN = r"^[^\x00-\x1f]{0,200}$(?!\n)"
 
 KindName = Annotated[str, Meta(pattern=KIND_PATTERN)]
 QueueName = Annotated[str, Meta(pattern=QUEUE_PATTERN)]
 Seconds = Annotated[float, Meta(ge=0, le=10 * 366 * 86400)]
+FairnessKey = Annotated[str, Meta(pattern=FAIRNESS_KEY_PATTERN)]
 TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
 
@@ -35,7 +37,8 @@ class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     """A task as an application asks for it.
 
     `queue` left out: the queue whose workers know the kind, else "default". `delay` and `expires_in` are seconds
-    counted from the accept on the database's clock; `run_at` and `expires_at` are moments with an offset.
+    counted from the accept on the database's clock; `run_at` and `expires_at` are moments with an offset. Tasks of
+    different `fairness_key` (a tenant, say) take turns within kind and priority.
     `max_attempts` and `timeout` (seconds for one run) go before the kind's own.
     """
 
@@ -44,6 +47,7 @@ class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     payload: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
     queue: QueueName | None = None
     priority: Annotated[int, Meta(ge=0, le=9)] = 0
+    fairness_key: FairnessKey = ""
     delay: Seconds | None = None
     run_at: Annotated[datetime, Meta(tz=True)] | None = None
     expires_in: Annotated[float, Meta(gt=0, le=10 * 366 * 86400)] | None = None
@@ -93,6 +97,7 @@ class TaskView(Struct, omit_defaults=True, kw_only=True):
     queue: str
     state: TaskState
     priority: int = 0
+    fairness_key: str = ""
     attempt: int = 0
     release: int = 0
     created_at: datetime

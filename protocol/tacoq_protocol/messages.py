@@ -267,7 +267,7 @@ class Settled(Struct):
 
     manager: UUID
     final: list[UUID]
-    ended: dict[str, int]  # queue → releases that hold no slot any more
+    ended: list[tuple[str, str, int]]  # queue, kind, and how many of its releases hold no slot any more
     redelivered: list[Fence] = []  # handed back because the broker gave them a second time
 
 

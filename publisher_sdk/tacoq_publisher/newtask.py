@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.durations import Duration, parse_duration
 from tacoq_protocol.errors import ConfigurationError, InvalidTask
-from tacoq_protocol.http import KIND_PATTERN, MAX_PAYLOAD_BYTES, QUEUE_PATTERN, NewTask
+from tacoq_protocol.http import FAIRNESS_KEY_PATTERN, KIND_PATTERN, MAX_PAYLOAD_BYTES, QUEUE_PATTERN, NewTask
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.trace import current_trace
 
@@ -28,6 +28,7 @@ R = TypeVar("R")
 
 _KIND: Final = re.compile(KIND_PATTERN)
 _QUEUE: Final = re.compile(QUEUE_PATTERN)
+_FAIRNESS_KEY: Final = re.compile(FAIRNESS_KEY_PATTERN)
 _encoder: Final = msgspec.json.Encoder()
 _json: Final = msgspec.json.Decoder(msgspec.Raw)
 
@@ -36,13 +37,15 @@ class TaskOptions(TypedDict, total=False):
     """Options that `publish` and `publish_many` share.
 
     `queue`: whose workers run it; left out, the queue whose workers know the kind, else "default".
-    `priority`: 0 to 9, 9 first. `delay` counts from the accept, `run_at` (aware) is the moment itself: at
-    most one of them. `expires`: a task not started by then ends as expired; a duration counts from the
-    accept. `max_attempts` and `timeout` (of one run) go before the kind's own.
+    `priority`: 0 to 9, 9 first. `fairness_key`: whose task it is (a tenant's, say); keys take turns within kind
+    and priority, so that one with many tasks does not hold up the others. `delay` counts from the accept,
+    `run_at` (aware) is the moment itself: at most one of them. `expires`: a task not started by then ends as
+    expired; a duration counts from the accept. `max_attempts` and `timeout` (of one run) go before the kind's own.
     """
 
     queue: str | None
     priority: int
+    fairness_key: str
     delay: Duration | None
     run_at: datetime | None
     expires: Duration | datetime | None
@@ -55,6 +58,7 @@ class NewTaskFields(TypedDict, total=False):
 
     queue: str | None
     priority: int
+    fairness_key: str
     delay: float | None
     run_at: datetime | None
     expires_in: float | None
@@ -77,6 +81,7 @@ def publish_options(
     *,
     queue: str | None = None,
     priority: int = 0,
+    fairness_key: str = "",
     delay: Duration | None = None,
     run_at: datetime | None = None,
     expires: Duration | datetime | None = None,
@@ -91,6 +96,10 @@ def publish_options(
         fields["queue"] = queue
     if priority != 0:
         fields["priority"] = _whole(priority, name="priority", least=0, most=9)
+    if fairness_key != "":
+        if not _matches(_FAIRNESS_KEY, fairness_key):
+            raise ConfigurationError(f"fairness_key = {fairness_key!r} is none: text of up to 200 printed characters")
+        fields["fairness_key"] = fairness_key
     if delay is not None and run_at is not None:
         raise ConfigurationError(f"delay = {delay!r} and run_at = {run_at!r} exclude each other: give one of them")
     if delay is not None:

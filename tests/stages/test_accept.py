@@ -108,8 +108,8 @@ async def test_resend_after_the_task_has_ended_tells_its_state(door: Door, datab
     me = uuid4()
     lead = await leader.take(door.database.upkeep, me)
     assert lead is not None
-    takes = [claim.Take(Lane("default", "k", ""), 1)]
-    await claim.claim(door.database.claim, epoch=lead.epoch, holder=me, queue="default", takes=takes, most=1)
+    takes = [claim.Take(Lane("default", "k", "", 0), 1)]
+    await claim.claim(door.database.claim, epoch=lead.epoch, holder=me, queue="default", takes=takes)
     report = Completed(first.id, 1, datetime.now(UTC), 0.1, b"2")
     assert await settle.apply(door.database.settle, [moves.complete(report, uuid4())])
     assert await door.accept(first) == [Accepted(first.id, TaskState.COMPLETED, duplicate=True)]

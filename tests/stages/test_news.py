@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest_asyncio
 
 from tacoq_manager.news import IDS_IN_A_MESSAGE, News
+from tacoq_manager.store.claim import Flow
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Consumer, Declared, Delivery, Outgoing
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
@@ -18,6 +19,7 @@ from tacoq_protocol.topology import Binding, Queue, Topology
 from tests.support import eventually
 
 TOPOLOGY = Topology("news")
+FLOW = Flow("default", "k")
 
 
 class Ear:
@@ -27,7 +29,7 @@ class Ear:
         self.broker = MemoryBroker(hub, name)
         self.others_live = True
         self.final: list[UUID] = []
-        self.ended: Counter[str] = Counter()
+        self.ended: Counter[Flow] = Counter()
         self.redelivered: list[Fence] = []
         self.news = News(
             self.broker,
@@ -42,7 +44,7 @@ class Ear:
     def _final(self, ids: Sequence[UUID]) -> None:
         self.final += ids
 
-    def _ended(self, ended: Mapping[str, int]) -> None:
+    def _ended(self, ended: Mapping[Flow, int]) -> None:
         self.ended.update(ended)
 
     async def start(self) -> None:
@@ -85,9 +87,9 @@ async def messages(hub: MemoryHub) -> AsyncIterator[list[Delivery]]:
 async def test_what_one_settles_the_other_hears_and_not_itself(pair: tuple[Ear, Ear]) -> None:
     one, other = pair
     ids = [uuid4(), uuid4()]
-    one.news.tell(ids, {"default": 2})
+    one.news.tell(ids, {FLOW: 2})
     await eventually(lambda: other.final == ids)
-    assert other.ended == {"default": 2}
+    assert other.ended == {FLOW: 2}
     assert one.final == []
     assert not one.ended
 
@@ -103,7 +105,7 @@ async def test_what_came_back_is_told_to_the_one_who_may_lead(pair: tuple[Ear, E
 async def test_without_other_managers_nothing_is_sent(pair: tuple[Ear, Ear], messages: list[Delivery]) -> None:
     one, other = pair
     one.others_live = False
-    one.news.tell([uuid4()], {"default": 1})
+    one.news.tell([uuid4()], {FLOW: 1})
     one.others_live = True
     last = uuid4()
     one.news.tell([last], {})
@@ -117,13 +119,13 @@ async def test_what_gathers_while_a_publish_is_in_flight_goes_together(
     one, other = pair
     hub.freeze()
     ids = [uuid4() for _ in range(IDS_IN_A_MESSAGE + 50)]
-    one.news.tell(ids[:1], {"default": 1})
+    one.news.tell(ids[:1], {FLOW: 1})
     await asyncio.sleep(0)  # its publish begins
     for id in ids[1:]:
-        one.news.tell([id], {"default": 1})
+        one.news.tell([id], {FLOW: 1})
     hub.thaw()
     await eventually(lambda: len(other.final) == len(ids))
-    assert other.ended == {"default": len(ids)}
+    assert other.ended == {FLOW: len(ids)}
     assert len(messages) <= 3
 
 
@@ -132,7 +134,7 @@ async def test_news_that_cannot_be_sent_are_dropped_and_later_ones_go_out(
 ) -> None:
     one, other = pair
     hub.block()
-    one.news.tell([uuid4()], {"default": 1})
+    one.news.tell([uuid4()], {FLOW: 1})
     await eventually(lambda: not one.news._final)
     hub.unblock()
     last = uuid4()

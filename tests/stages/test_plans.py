@@ -104,7 +104,7 @@ async def test_claim_looks_only_at_what_it_takes(connection: Connection) -> None
     holder = await connection.fetchval("SELECT holder FROM leader")
     (text,) = await connection.fetchrow(
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE statement"
-        f"(0, '{holder}', ARRAY['k'], ARRAY[''], ARRAY[10], 'q', 10)"
+        f"(0, '{holder}', ARRAY['k'], ARRAY[''], ARRAY[0::smallint], ARRAY[10], 'q')"
     )
     (plan,) = json.loads(text)
     looked_at = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "tasks" and "Index Name" in node]

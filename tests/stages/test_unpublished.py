@@ -142,8 +142,8 @@ async def another_leads_and_releases(floor: Floor) -> UUID:
     await floor.connection.execute("UPDATE leader SET expires_at = now()")
     taken = await leader.take(connection, other)
     assert taken is not None
-    takes = [store.Take(store.Lane("default", "k", ""), 1)]
-    batch = await store.claim(connection, epoch=taken.epoch, holder=other, queue="default", takes=takes, most=1)
+    takes = [store.Take(store.Lane("default", "k", "", 0), 1)]
+    batch = await store.claim(connection, epoch=taken.epoch, holder=other, queue="default", takes=takes)
     (claimed,) = batch.tasks
     return claimed.release.task_id
 

@@ -14,7 +14,7 @@ from tacoq_protocol.states import TaskState
 
 _ACCEPT: Final = """
 SELECT id, state, duplicate FROM pg_temp.tacoq_accept(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
 )
 """
 
@@ -35,6 +35,7 @@ class Row(NamedTuple):
     kind: str
     queue: str
     priority: int
+    fairness_key: str
     payload: bytes
     fingerprint: bytes
     delay: float | None

@@ -1,7 +1,7 @@
 """Claim: lanes with what each may give in, the heads of them queued and ready to publish out. One statement.
 
-A lane is (queue, kind, fairness key). Taking from lanes that may run keeps a claim at the cost of what it takes: a scan
-of the queue would walk over every row that a limit or an unknown kind holds back.
+A lane is (queue, kind, fairness key, priority). Taking from lanes that may run keeps a claim at the cost of what it
+takes: a scan of the queue would walk over every row that a limit or an unknown kind holds back.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ WITH lead AS MATERIALIZED (
     SELECT epoch FROM leader WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp() FOR KEY SHARE
 ),
 lane AS MATERIALIZED (
-    SELECT kind, fairness_key, most FROM lead
-    CROSS JOIN unnest($3::text[], $4::text[], $5::int[]) AS lane (kind, fairness_key, most)
+    SELECT kind, fairness_key, priority, most FROM lead
+    CROSS JOIN unnest($3::text[], $4::text[], $5::smallint[], $6::int[]) AS lane (kind, fairness_key, priority, most)
 ),
 chance AS MATERIALIZED (
     SELECT t.id
@@ -39,11 +39,12 @@ chance AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT id, priority, run_at, seq
         FROM tasks
-        WHERE crashes >= {LAST_CHANCE} AND queue = $6 AND state NOT IN ('scheduled', 'queued', 'running')
-          AND kind = lane.kind AND fairness_key = lane.fairness_key AND (expires_at IS NULL OR expires_at > now())
+        WHERE crashes >= {LAST_CHANCE} AND queue = $7 AND state NOT IN ('scheduled', 'queued', 'running')
+          AND kind = lane.kind AND fairness_key = lane.fairness_key AND priority = lane.priority
+          AND (expires_at IS NULL OR expires_at > now())
     ) AS t
     WHERE NOT EXISTS (
-        SELECT FROM tasks WHERE crashes >= {LAST_CHANCE} AND queue = $6 AND state NOT IN ('scheduled', 'pending')
+        SELECT FROM tasks WHERE crashes >= {LAST_CHANCE} AND queue = $7 AND state NOT IN ('scheduled', 'pending')
     )
     ORDER BY t.priority DESC, t.run_at, t.seq
     LIMIT 1
@@ -55,14 +56,12 @@ head AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT id, priority, run_at, seq, octet_length(payload) AS bytes
         FROM tasks
-        WHERE state = 'pending' AND queue = $6 AND kind = lane.kind AND fairness_key = lane.fairness_key
-          AND (expires_at IS NULL OR expires_at > now())
+        WHERE state = 'pending' AND queue = $7 AND kind = lane.kind AND fairness_key = lane.fairness_key
+          AND priority = lane.priority AND (expires_at IS NULL OR expires_at > now())
           AND (crashes < {LAST_CHANCE} OR id = (SELECT id FROM chance))
-        ORDER BY priority DESC, run_at, seq
+        ORDER BY run_at, seq
         LIMIT lane.most
     ) AS t
-    ORDER BY t.priority DESC, t.run_at, t.seq
-    LIMIT $7
 )
 UPDATE tasks
 SET state = 'queued', release = release + 1, queued_at = now(), session = NULL, started_at = NULL
@@ -86,32 +85,50 @@ FROM lead LEFT JOIN LATERAL (
 ) AS t ON true
 """
 
-# Loose index scan: one probe per lane, whatever lies in it.
+# Loose index scan: one probe per line and one per lane, whatever lies in it.
 _LANES: Final = """
-WITH RECURSIVE lane AS (
+WITH RECURSIVE line AS (
     (SELECT queue, kind, fairness_key FROM tasks WHERE state = 'pending'
      ORDER BY queue, kind, fairness_key LIMIT 1)
     UNION ALL
-    SELECT following.* FROM lane CROSS JOIN LATERAL (
+    SELECT following.* FROM line CROSS JOIN LATERAL (
         SELECT t.queue, t.kind, t.fairness_key FROM tasks AS t
-        WHERE t.state = 'pending' AND (t.queue, t.kind, t.fairness_key) > (lane.queue, lane.kind, lane.fairness_key)
+        WHERE t.state = 'pending' AND (t.queue, t.kind, t.fairness_key) > (line.queue, line.kind, line.fairness_key)
         ORDER BY t.queue, t.kind, t.fairness_key LIMIT 1
     ) AS following
+),
+lane AS (
+    SELECT line.*, 10::smallint AS priority FROM line
+    UNION ALL
+    SELECT lane.queue, lane.kind, lane.fairness_key, lower.priority FROM lane CROSS JOIN LATERAL (
+        SELECT t.priority FROM tasks AS t
+        WHERE t.state = 'pending' AND t.queue = lane.queue AND t.kind = lane.kind
+          AND t.fairness_key = lane.fairness_key AND t.priority < lane.priority
+        ORDER BY t.priority DESC LIMIT 1
+    ) AS lower
 )
-SELECT queue, kind, fairness_key FROM lane
+SELECT queue, kind, fairness_key, priority FROM lane WHERE priority < 10
 """
 
 _IN_FLIGHT: Final = """
-SELECT queue, count(*) AS released FROM tasks WHERE state IN ('queued', 'running') GROUP BY queue
+SELECT queue, kind, count(*) AS released FROM tasks WHERE state IN ('queued', 'running') GROUP BY queue, kind
 """
 
 
+class Flow(NamedTuple):
+    """Released tasks that are counted together."""
+
+    queue: str
+    kind: str
+
+
 class Lane(NamedTuple):
-    """Waiting tasks that stand in one line."""
+    """Waiting tasks that stand in one line: released in the order of their accept."""
 
     queue: str
     kind: str
     fairness_key: str
+    priority: int
 
 
 class Take(NamedTuple):
@@ -139,10 +156,8 @@ class Batch(NamedTuple):
     cut: bool
 
 
-async def claim(
-    connection: HotConnection, *, epoch: int, holder: UUID, queue: str, takes: Sequence[Take], most: int
-) -> Batch:
-    """Move up to `most` tasks of `queue` from pending to queued, by priority, then time due, then order of accept.
+async def claim(connection: HotConnection, *, epoch: int, holder: UUID, queue: str, takes: Sequence[Take]) -> Batch:
+    """Move what `takes` asks for of `queue` from pending to queued: of each lane by time due, then order of accept.
 
     No more after CLAIM_BYTES of payloads. Committed when it returns. Nothing is claimed unless `holder` leads with
     `epoch`. Raises DatabaseUnavailable: then rows may be queued that nobody publishes: see `unpublished`.
@@ -153,14 +168,14 @@ async def claim(
         holder,
         [take.lane.kind for take in takes],
         [take.lane.fairness_key for take in takes],
+        [take.lane.priority for take in takes],
         [take.most for take in takes],
         queue,
-        most,
     )
     rows.sort(key=lambda row: (-row["priority"], row["run_at"], row["seq"]))
     claimed = [
         Claimed(
-            Lane(queue, row["kind"], row["fairness_key"]),
+            Lane(queue, row["kind"], row["fairness_key"], row["priority"]),
             Release(
                 row["id"],
                 row["release"],
@@ -177,7 +192,7 @@ async def claim(
         )
         for row in rows
     ]
-    cut = len(claimed) == most or sum(len(item.release.payload) for item in claimed) >= CLAIM_BYTES
+    cut = sum(len(item.release.payload) for item in claimed) >= CLAIM_BYTES
     return Batch(claimed, rows[0]["queued_at"] if rows else None, cut)
 
 
@@ -199,6 +214,6 @@ async def lanes(connection: HotConnection) -> list[Lane]:
     return [Lane(*row) for row in await connection.fetch(_LANES)]
 
 
-async def in_flight(connection: HotConnection) -> dict[str, int]:
-    """Count the released tasks of each queue."""
-    return {row["queue"]: row["released"] for row in await connection.fetch(_IN_FLIGHT)}
+async def in_flight(connection: HotConnection) -> dict[Flow, int]:
+    """Count the released tasks of each queue and kind."""
+    return {Flow(queue, kind): released for queue, kind, released in await connection.fetch(_IN_FLIGHT)}

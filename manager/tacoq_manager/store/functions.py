@@ -11,9 +11,10 @@ from typing import Final
 
 ACCEPT_FUNCTION: Final = """
 CREATE OR REPLACE FUNCTION pg_temp.tacoq_accept(
-    ids uuid[], kinds text[], queues text[], priorities smallint[], payloads bytea[], fingerprints bytea[],
-    delays float8[], run_ats timestamptz[], expiry_delays float8[], expires_ats timestamptz[], attempt_limits int[],
-    timeouts float8[], retries_of uuid[], traceparents text[], tracestates text[], queues_given boolean[]
+    ids uuid[], kinds text[], queues text[], priorities smallint[], fairness_keys text[], payloads bytea[],
+    fingerprints bytea[], delays float8[], run_ats timestamptz[], expiry_delays float8[], expires_ats timestamptz[],
+    attempt_limits int[], timeouts float8[], retries_of uuid[], traceparents text[], tracestates text[],
+    queues_given boolean[]
 ) RETURNS TABLE (id uuid, state text, duplicate boolean) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -22,15 +23,16 @@ DECLARE
     clashing text;
 BEGIN
     WITH inserted AS (
-        INSERT INTO tasks (id, kind, queue, priority, payload, fingerprint, run_at, expires_at, max_attempts, timeout,
-                           retry_of, traceparent, tracestate, queue_given, state)
-        SELECT u.id, u.kind, u.queue, u.priority, u.payload, u.fingerprint, due.at,
+        INSERT INTO tasks (id, kind, queue, priority, fairness_key, payload, fingerprint, run_at, expires_at,
+                           max_attempts, timeout, retry_of, traceparent, tracestate, queue_given, state)
+        SELECT u.id, u.kind, u.queue, u.priority, u.fairness_key, u.payload, u.fingerprint, due.at,
             coalesce(u.expires_at, now() + make_interval(secs => u.expires_in)), u.max_attempts, u.timeout,
             u.retry_of, u.traceparent, u.tracestate, u.queue_given,
             CASE WHEN due.at > now() THEN 'scheduled' ELSE 'pending' END
-        FROM unnest(ids, kinds, queues, priorities, payloads, fingerprints, delays, run_ats, expiry_delays,
-                    expires_ats, attempt_limits, timeouts, retries_of, traceparents, tracestates, queues_given)
-            AS u (id, kind, queue, priority, payload, fingerprint, delay, run_at, expires_in, expires_at,
+        FROM unnest(ids, kinds, queues, priorities, fairness_keys, payloads, fingerprints, delays, run_ats,
+                    expiry_delays, expires_ats, attempt_limits, timeouts, retries_of, traceparents, tracestates,
+                    queues_given)
+            AS u (id, kind, queue, priority, fairness_key, payload, fingerprint, delay, run_at, expires_in, expires_at,
                   max_attempts, timeout, retry_of, traceparent, tracestate, queue_given)
         CROSS JOIN LATERAL (
             SELECT coalesce(u.run_at, now() + make_interval(secs => u.delay), now()) AS at

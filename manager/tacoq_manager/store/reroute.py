@@ -18,7 +18,7 @@ WHERE id = ANY (ARRAY(
     WHERE id > $3 AND state IN ('scheduled', 'pending') AND NOT queue_given AND queue <> $1 AND kind = ANY ($2::text[])
     ORDER BY id LIMIT $4
 )) AND state IN ('scheduled', 'pending')
-RETURNING id, kind, fairness_key
+RETURNING id, kind, fairness_key, priority
 """
 
 
@@ -31,4 +31,4 @@ async def reroute(connection: HotConnection, queue: str, kinds: Sequence[str]) -
     last = UUID(int=0)
     while rows := await connection.fetch(_REROUTE, queue, kinds, last, MOST):
         last = max(row["id"] for row in rows)
-        yield {Lane(queue, row["kind"], row["fairness_key"]) for row in rows}
+        yield {Lane(queue, kind, fairness_key, priority) for _, kind, fairness_key, priority in rows}

@@ -17,9 +17,9 @@ WITH due AS (
         SELECT id FROM tasks WHERE state = 'scheduled' AND run_at <= now() ORDER BY run_at LIMIT $1
         FOR UPDATE SKIP LOCKED
     )) AND state NOT IN ('pending', 'queued', 'running')
-    RETURNING queue, kind, fairness_key
+    RETURNING queue, kind, fairness_key, priority
 )
-SELECT queue, kind, fairness_key, count(*) AS promoted FROM due GROUP BY 1, 2, 3
+SELECT queue, kind, fairness_key, priority, count(*) AS promoted FROM due GROUP BY 1, 2, 3, 4
 """
 
 _OVERDUE: Final = """
@@ -39,7 +39,7 @@ class Promoted(NamedTuple):
 async def promote_due(connection: HotConnection, most: int) -> list[Promoted]:
     """Move up to `most` due tasks from scheduled to pending, the earliest first. Committed when it returns."""
     rows = await connection.fetch(_PROMOTE, most)
-    return [Promoted(Lane(row["queue"], row["kind"], row["fairness_key"]), row["promoted"]) for row in rows]
+    return [Promoted(Lane(*lane), promoted) for *lane, promoted in rows]
 
 
 async def overdue(connection: HotConnection, most: int) -> list[UUID]:

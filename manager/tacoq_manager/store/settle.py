@@ -106,7 +106,7 @@ ended AS (
         started_at = excluded.started_at, ended_at = excluded.ended_at, seconds = excluded.seconds, error =
         excluded.error
 )
-SELECT place, was, state, queue, kind, fairness_key,
+SELECT place, was, state, queue, kind, fairness_key, priority,
     CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at,
     queued_at IS NOT NULL AS was_open
 FROM r
@@ -125,6 +125,7 @@ class Applied(NamedTuple):
     queue: str
     kind: str
     fairness_key: str
+    priority: int
     run_at: datetime
     was_open: bool
 
@@ -168,8 +169,8 @@ async def apply(connection: HotConnection, transitions: Sequence[Transition]) ->
         MAX_CRASHES,
     )
     return [
-        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, run_at, was_open)
-        for place, was, state, queue, kind, key, run_at, was_open in records
+        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, priority, run_at, was_open)
+        for place, was, state, queue, kind, key, priority, run_at, was_open in records
     ]
 
 

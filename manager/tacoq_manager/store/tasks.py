@@ -20,8 +20,8 @@ from tacoq_protocol.states import FINAL, LIVE, TaskState
 
 # `_view` takes columns by their place here.
 _SHARED: Final = (
-    "id", "kind", "queue", "state", "priority", "attempt", "release", "created_at", "run_at", "max_attempts",
-    "timeout", "expires_at", "queued_at", "started_at", "session", "cancel_requested", "retry_of",
+    "id", "kind", "queue", "state", "priority", "fairness_key", "attempt", "release", "created_at", "run_at",
+    "max_attempts", "timeout", "expires_at", "queued_at", "started_at", "session", "cancel_requested", "retry_of",
 )  # fmt: skip
 _columns = ", ".join(_SHARED)
 _nulls = ", ".join(["NULL"] * len(_SHARED))
@@ -124,7 +124,7 @@ async def queue_counts(database: Database) -> dict[str, dict[TaskState, int]]:
 def _view(row: Any) -> TaskView:
     """A view from a row of asyncpg or SQLAlchemy, by place: this runs for every result that is read."""
     (
-        id, kind, queue, state, priority, attempt, release, created_at, run_at, max_attempts,
+        id, kind, queue, state, priority, fairness_key, attempt, release, created_at, run_at, max_attempts,
         timeout, expires_at, queued_at, started_at, session, cancel_requested, retry_of,
         payload, finished_at, result, error,
     ) = row  # fmt: skip
@@ -134,6 +134,7 @@ def _view(row: Any) -> TaskView:
         queue=queue,
         state=_STATE[state],
         priority=priority,
+        fairness_key=fairness_key,
         attempt=attempt,
         release=release,
         created_at=created_at,

@@ -28,6 +28,7 @@ from tacoq_publisher.publisher import Publisher
 @click.option("--wait-timeout", type=asking.duration, help="Wait, but not longer; the task goes on.")
 @click.option("--queue", help="Whose workers run it.  [default: the kind's queue]")
 @click.option("--priority", type=int, default=0, show_default=True, help="0 to 9; 9 goes first.")
+@click.option("--fairness-key", default="", help="Whose it is: keys take turns.")
 @click.option("--delay", type=asking.duration, help="Run it that much later.")
 @click.option("--run-at", type=asking.moment, help="Run it at that time.")
 @click.option("--expires", type=asking.duration_or_moment, help="Drop it when it has not started by then.")
