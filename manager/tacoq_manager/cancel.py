@@ -43,16 +43,16 @@ class Canceller:
         State `cancelled`: it is final, and no run of it will start. Otherwise the final state comes with the report; a
         completion that was first wins. Raises TaskNotFound, AlreadyFinal, DatabaseUnavailable.
 
-        A waiting task that was given back, or lost, may have an older release with the broker: workers hear of its
-        cancel, too.
+        A waiting task that was given back, or lost, may have an older release with the broker: it counts as released.
         """
         for _ in range(_TRIES):  # it may be claimed or end between the statement and the look
             applied = await self._settler.apply(cancel(task_id))
             if applied:
                 (move,) = applied
-                if move.transition.request_cancel or move.was_open:
+                requested = not move.state.final
+                if requested:
                     await self._presence.send(f"queue.{move.queue}", CancelRuns([task_id]))
-                return Cancelled(id=task_id, state=move.state, cancel_requested=move.transition.request_cancel)
+                return Cancelled(id=task_id, state=move.state, cancel_requested=requested)
             views = await lookup.views(self._database, [task_id])
             if not views:
                 raise TaskNotFound(task_id)

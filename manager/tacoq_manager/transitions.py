@@ -14,7 +14,7 @@
     stop              pending, queued, running      cancelled
     run_out           pending, queued, running      expired                              the worker saw the deadline
     refuse            pending, queued, running      failed                               no place for the report
-    cancel            scheduled, pending            cancelled
+    cancel            scheduled, pending            cancelled; queued, cancel_requested: its release is open
     request_cancel    queued, running               unchanged, cancel_requested
     expire            scheduled, pending            expired
 
@@ -211,7 +211,11 @@ def lose(
 
 
 def cancel(task_id: UUID) -> list[Transition]:
-    """Cancel whatever state the task is in: at once when it waits, else as a request. One of the two will match."""
+    """Cancel whatever state the task is in: at once when nobody can hold it, else as a request. One of the two matches.
+
+    One that came back to pending with its release open is queued again, by that release: what holds the release, or
+    the rescue, then says that nothing of it will run.
+    """
     return [
         Transition(
             move="cancel",
@@ -219,6 +223,7 @@ def cancel(task_id: UUID) -> list[Transition]:
             release=None,
             from_states=_WAITING,
             to=TaskState.CANCELLED,
+            request_cancel=True,
             error=ErrorInfo("Cancelled", "cancelled before it ran"),
         ),
         Transition(

@@ -14,7 +14,8 @@ import pytest
 
 from tacoq_publisher import Publisher, TaskCall, TaskHandle, TaskState
 from tests.faults.checker import check
-from tests.faults.field import Field, Group
+from tests.faults.conftest import MakeField
+from tests.faults.field import Field, Group, Link
 from tests.faults.handlers import SLOTS, add, nap, nap_in_process, nap_in_thread
 from tests.faults.ledger import Ledger
 from tests.support.eventually import eventually
@@ -123,6 +124,42 @@ async def test_cancel_that_races_with_the_completion(field: Field, ledger: Ledge
             await asyncio.gather(*(race(tacoq, make, seconds) for make, seconds in naps))
             if number >= ROUNDS and all(ends[kind, end] for kind in KINDS for end in (S.COMPLETED, S.CANCELLED)):
                 break
+    await check(field, ledger)
+
+
+@pytest.mark.timeout(120)
+async def test_cancel_of_a_task_whose_older_message_is_about_while_nobody_can_be_told(
+    make_field: MakeField, ledger: Ledger
+) -> None:
+    """It was given back, its message is with a worker that stands still, and the manager cannot reach the broker.
+
+    So it is not final: the worker runs it when it wakes up, or hears of the cancel before.
+    """
+    field = await make_field(Link.MANAGER_BROKER)
+    (group,) = await field.up("worker")
+    link = field.link(Link.MANAGER_BROKER)
+    async with Publisher(field.url) as tacoq:
+        await ledger.wait(await ledger.publish(tacoq, add.task(1, 1), 2), 20)  # its queue is declared
+        group.freeze()
+        link.freeze(requests=False)
+        handle = await ledger.publish(tacoq, add.task(1, 1), 2)
+
+        async def given_back() -> bool:
+            view = await handle.view()
+            return (view.state, view.release) == (S.PENDING, 1)
+
+        await eventually(given_back, 20)
+        await link.refuse()
+        assert await ledger.cancel(handle) is S.QUEUED
+        group.thaw()
+
+        async def ran() -> bool:
+            return bool(await field.effects.of(handle.id))
+
+        await eventually(ran, 20)
+        link.thaw()
+        await link.start()
+        assert await ledger.wait(handle, 30) is S.COMPLETED
     await check(field, ledger)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from tacoq_manager.transitions import give_back
+from tacoq_manager.transitions import give_back, lose
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Consumer, Declared, Delivery
-from tacoq_protocol.messages import CancelRuns, Fence
+from tacoq_protocol.messages import Cancelled, CancelRuns, Fence, KindSpec
 from tacoq_protocol.topology import Binding, Queue
 from tests.stages.floor import Floor
 from tests.support.eventually import eventually
@@ -43,8 +43,8 @@ async def test_cancel_of_a_released_task_is_a_request_that_the_workers_hear(floo
     await eventually(lambda: ear.cancelled == [task_id])
 
 
-async def test_cancel_of_a_task_that_was_given_back_is_final_and_the_workers_hear_of_it(floor: Floor) -> None:
-    """Its older message may be with the broker all the same."""
+async def test_cancel_of_a_task_that_was_given_back_is_a_request_that_the_workers_hear(floor: Floor) -> None:
+    """Its older message may be with the broker all the same: what becomes of that decides."""
     ear = Ear()
     await ear.listen(floor)
     floor.join("k")
@@ -52,8 +52,22 @@ async def test_cancel_of_a_task_that_was_given_back_is_final_and_the_workers_hea
     await floor.dispatch()
     await floor.manager.settler.apply([give_back(Fence(task_id, 1))])
     answer = await floor.manager.canceller.cancel(task_id)
-    assert (answer.state, answer.cancel_requested) == ("cancelled", False)
+    assert (answer.state, answer.cancel_requested) == ("queued", True)
     await eventually(lambda: ear.cancelled == [task_id])
+    await floor.report(Cancelled(task_id, 1, None, 0.0, "asked"))
+    assert await floor.state(task_id) == "cancelled"
+
+
+async def test_cancel_of_a_task_that_was_given_back_is_final_when_nobody_holds_it(floor: Floor) -> None:
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    await floor.dispatch()
+    await floor.manager.settler.apply([give_back(Fence(task_id, 1))])
+    await floor.manager.canceller.cancel(task_id)
+    assert await floor.dispatch() == 0
+    spec = KindSpec("k")
+    await floor.manager.settler.apply([lose(Fence(task_id, 1), started=False, session=None, spec=spec, detail="d")])
+    assert await floor.state(task_id) == "cancelled"
 
 
 async def test_cancel_of_a_task_that_was_never_released_is_final_and_nobody_needs_to_hear(floor: Floor) -> None:

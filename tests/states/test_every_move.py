@@ -252,18 +252,20 @@ async def test_next_run_after_a_loss_stays_announced_until_it_has_run(tasks: Tas
     assert (await tasks.row(task_id))["announced"] is announced
 
 
-async def test_cancel_tells_whether_an_older_release_may_be_about(tasks: Tasks) -> None:
+async def test_cancel_is_a_request_while_an_older_release_may_be_about(tasks: Tasks) -> None:
     never_released = await tasks.make(S.PENDING)
     given_back = await tasks.make(S.QUEUED, queued_at=NOW)
     await tasks.apply(MOVES["give back"].make(given_back, RELEASE))
     handed_back = await tasks.make(S.QUEUED, queued_at=NOW)
     await tasks.apply(MOVES["hand back"].make(handed_back, RELEASE))
     applied = await tasks.apply(*(moves.cancel(id)[0] for id in (never_released, given_back, handed_back)))
-    assert {move.transition.task_id: move.was_open for move in applied} == {
-        never_released: False,
-        given_back: True,
-        handed_back: False,
+    assert {move.transition.task_id: move.state for move in applied} == {
+        never_released: S.CANCELLED,
+        given_back: S.QUEUED,
+        handed_back: S.CANCELLED,
     }
+    row = await tasks.row(given_back)
+    assert (row["release"], row["cancel_requested"], row["queued_at"]) == (RELEASE, True, NOW)
 
 
 async def test_error_with_a_nul_character_is_kept(tasks: Tasks) -> None:

@@ -21,6 +21,8 @@ _APPLY: Final = """
 WITH r AS MATERIALIZED (
     SELECT u.*, t.*,
         CASE
+            -- Its release is open: a message or a run of it may be about, so it counts as released once more.
+            WHEN u.request_cancel AND t.was = 'pending' AND t.queued_at IS NOT NULL THEN 'queued'
             WHEN u.to_state IN ('completed', 'failed', 'cancelled', 'expired') THEN u.to_state
             WHEN t.cancel_requested AND u.to_state IN ('scheduled', 'pending') THEN 'cancelled'
             WHEN u.costs_attempt AND t.attempt + t.cost >= coalesce(t.max_attempts, u.attempt_limit) THEN 'failed'
@@ -41,7 +43,7 @@ WITH r AS MATERIALIZED (
             max_attempts, timeout, created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested,
             announced, retry_of, traceparent, tracestate, fingerprint, payload,
             -- A run that was counted when it was lost is not counted again when its late report comes.
-            CASE WHEN u.costs_attempt AND NOT (tasks.state = 'pending' AND started_at IS NOT NULL)
+            CASE WHEN u.costs_attempt AND NOT (tasks.state IN ('pending', 'queued') AND started_at IS NOT NULL)
                 THEN 1 ELSE 0 END AS cost
         FROM tasks
         WHERE id = u.task_id
@@ -107,17 +109,13 @@ ended AS (
         excluded.error
 )
 SELECT place, was, state, queue, kind, fairness_key, priority,
-    CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at,
-    queued_at IS NOT NULL AS was_open
+    CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at
 FROM r
 """
 
 
 class Applied(NamedTuple):
-    """A move that took place and is committed. `was` and `state` are before and after; `run_at` is when it is due.
-
-    `was_open`: its latest release was not closed before the move, so a message or a run of it may still be about.
-    """
+    """A move that took place and is committed. `was` and `state` are before and after; `run_at` is when it is due."""
 
     transition: Transition
     was: TaskState
@@ -127,7 +125,6 @@ class Applied(NamedTuple):
     fairness_key: str
     priority: int
     run_at: datetime
-    was_open: bool
 
     @property
     def frees_slot(self) -> bool:
@@ -169,8 +166,8 @@ async def apply(connection: HotConnection, transitions: Sequence[Transition]) ->
         MAX_CRASHES,
     )
     return [
-        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, priority, run_at, was_open)
-        for place, was, state, queue, kind, key, priority, run_at, was_open in records
+        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, priority, run_at)
+        for place, was, state, queue, kind, key, priority, run_at in records
     ]
 
 
