@@ -31,7 +31,7 @@ def load_form() -> Form:
     return Form(
         long=long,
         seed=int(seed) if seed else int.from_bytes(os.urandom(4)),
-        seconds=float(seconds) if seconds else 300.0 if long else 45.0,
+        seconds=float(seconds) if seconds else 300.0 if long else 30.0,
         verdicts=Path(verdicts) if verdicts else None,
     )
 

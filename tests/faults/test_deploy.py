@@ -19,13 +19,13 @@ async def test_kinds_that_only_new_workers_know_wait_for_the_old_to_go(field: Fi
         await field.joined(3)
         for group in old:
             group.terminate()
-        await load.ran(100)
+        await load.ran(60)
         back = await field.add_worker("older")
         await field.joined(2)
-        await load.ran(50)
+        await load.ran(30)
         await field.add_worker("worker")
         back.terminate()
-        await load.ran(100)
+        await load.ran(60)
     verdict = await check(field, ledger)
     assert verdict.extra_runs == 0
     asked_for = "SELECT FROM attempts WHERE outcome <> 'completed' AND error->>'type' <> 'ValueError'"
