@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from tacoq_manager.settle import Settler
 from tacoq_manager.store import cancel as store
 from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.engine import Database
+from tacoq_manager.store.settle import Applied
 from tacoq_manager.transitions import cancel
 from tacoq_protocol.errors import TacoqError, TaskNotFound
 from tacoq_protocol.http import Cancelled
@@ -30,7 +32,7 @@ class AlreadyFinal(TacoqError):
 
 
 class Canceller:
-    """Cancels by id."""
+    """Cancels by ids."""
 
     def __init__(self, database: Database, settler: Settler, presence: Presence) -> None:
         self._database = database
@@ -46,19 +48,42 @@ class Canceller:
         A waiting task that was given back, or lost, may have an older release with the broker: it counts as released.
         """
         for _ in range(_TRIES):  # it may be claimed or end between the statement and the look
-            applied = await self._settler.apply(cancel(task_id))
+            applied = await self._apply([task_id])
             if applied:
                 (move,) = applied
-                requested = not move.state.final
-                if requested:
-                    await self._presence.send(f"queue.{move.queue}", CancelRuns([task_id]))
-                return Cancelled(id=task_id, state=move.state, cancel_requested=requested)
+                return Cancelled(id=task_id, state=move.state, cancel_requested=not move.state.final)
             views = await lookup.views(self._database, [task_id])
             if not views:
                 raise TaskNotFound(task_id)
             if views[0].state.final:
                 raise AlreadyFinal(task_id, views[0].state)
         raise AssertionError(f"task {task_id} changed at every look")
+
+    async def cancel_all(self, task_ids: Sequence[UUID]) -> list[Applied]:
+        """Cancel each as `cancel` does; return the moves. Those that are not among them had ended.
+
+        Raises DatabaseUnavailable: perhaps some are cancelled; the same again is safe.
+        """
+        moves: list[Applied] = []
+        left = task_ids
+        for _ in range(_TRIES):
+            applied = await self._apply(left)
+            moves += applied
+            moved = {move.transition.task_id for move in applied}
+            left = await store.live(self._database.read, [id for id in left if id not in moved])
+            if not left:
+                return moves
+        raise AssertionError(f"{len(left)} tasks changed at every look")
+
+    async def _apply(self, task_ids: Sequence[UUID]) -> list[Applied]:
+        applied = await self._settler.apply([move for task_id in task_ids for move in cancel(task_id)])
+        heard: dict[str, list[UUID]] = {}
+        for move in applied:
+            if not move.state.final:
+                heard.setdefault(move.queue, []).append(move.transition.task_id)
+        for queue, ids in heard.items():
+            await self._presence.send(f"queue.{queue}", CancelRuns(ids))
+        return applied
 
     async def remind(self) -> int:
         """Ask again for all that was asked and has not shown; return how many tasks that are. Leader only.

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from tacoq_manager.accept import Accepter
+from tacoq_manager.bulk import Bulk
 from tacoq_manager.cancel import REMIND_SECONDS, Canceller
 from tacoq_manager.credit import Credit
 from tacoq_manager.dead_letters import DeadLetters
@@ -133,6 +134,7 @@ class Manager:
             on_lost=self._session_lost,
         )
         self.canceller = Canceller(database, self.settler, self.presence)
+        self.bulk = Bulk(database, self.canceller, self.accepter)
         self.rescuer = Rescuer(
             upkeep,
             self.broker,

@@ -1,24 +1,33 @@
-"""Retry by hand: the id of a task that ended without a result in, a new task with the same content out."""
+"""Retry by hand: tasks that ended without a result in, rows of new tasks with the same content out."""
 
 from __future__ import annotations
 
-from typing import Final
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from tacoq_manager.accept import Accepter
 from tacoq_manager.store.accept import Row
 from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.store.tasks import CONTENT
 from tacoq_protocol.errors import TacoqError, TaskNotFound
 from tacoq_protocol.http import Accepted
-from tacoq_protocol.ids import new_task_id
+from tacoq_protocol.ids import new_task_id, task_id_from
+from tacoq_protocol.states import TaskState
 
-_ENDED: Final = """
-SELECT state, kind, queue, priority, fairness_key, payload, fingerprint, max_attempts, timeout, traceparent, tracestate
-FROM task_history WHERE id = $1
+RETRYABLE: Final = frozenset({TaskState.FAILED, TaskState.CANCELLED, TaskState.EXPIRED})
+_ENDED: Final = f"""
+SELECT state, {CONTENT} FROM task_history WHERE id = $1
 UNION ALL
-SELECT state, kind, queue, priority, fairness_key, payload, fingerprint, max_attempts, timeout, traceparent, tracestate
-FROM tasks WHERE id = $1
+SELECT state, {CONTENT} FROM tasks WHERE id = $1
 """
+
+
+class Columns(Protocol):
+    """A row, of asyncpg or SQLAlchemy."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class NotRetryable(TacoqError):
@@ -34,10 +43,16 @@ async def resubmit(accepter: Accepter, connection: HotConnection, task_id: UUID)
     if not rows:
         raise TaskNotFound(task_id)
     old = rows[0]
-    if old["state"] not in ("failed", "cancelled", "expired"):
+    if old["state"] not in RETRYABLE:
         raise NotRetryable(f"task {task_id} is {old['state']}: only a failed, cancelled or expired one can be retried")
-    row = Row(
-        id=new_task_id(),
+    (accepted,) = await accepter.commit([copy(task_id, old, id=new_task_id())])
+    return accepted
+
+
+def copy(task_id: UUID, old: Columns, *, id: UUID) -> Row:
+    """Return the row of a new task with the content of an old one; `old` has the columns of CONTENT by name."""
+    return Row(
+        id=id,
         kind=old["kind"],
         queue=old["queue"],
         priority=old["priority"],
@@ -55,5 +70,12 @@ async def resubmit(accepter: Accepter, connection: HotConnection, task_id: UUID)
         tracestate=old["tracestate"],
         queue_given=True,
     )
-    (accepted,) = await accepter.commit([row])
-    return accepted
+
+
+def retry_id(task_id: UUID, as_of: datetime) -> UUID:
+    """Return the id of the retry of `task_id` that was asked for as of a moment: always the same.
+
+    It is dated by that moment, not by the task: its outcome is kept as long as that of any other new task.
+    """
+    asked = hashlib.blake2b(task_id.bytes + as_of.astimezone(UTC).isoformat().encode(), digest_size=10)
+    return task_id_from(as_of, asked.digest())

@@ -19,6 +19,7 @@ from tacoq_protocol.states import TaskState
 MAX_PAYLOAD_BYTES = 1024 * 1024  # payload, and result
 MAX_BATCH_TASKS = 1_000
 MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_BULK_TASKS = 1_000_000
 MAX_WAIT_SECONDS = 60.0
 MAX_WAIT_TASKS = 20_000
 
@@ -137,6 +138,41 @@ class TaskPage(Struct, omit_defaults=True):
 
     tasks: list[TaskView]
     next: str | None = None
+
+
+class BulkRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
+    """Body of `POST /v1/tasks/cancel` and `/v1/tasks/retry`: first without `most`, answered with a BulkCount.
+
+    With `most` it is done, unless more tasks are meant than that: a page of them, answered with a BulkDone. The same
+    request again does what is left of it and nothing twice. `as_of`, from the count, leaves out what came later;
+    `after` is the `next` of the page before.
+    """
+
+    filter: TaskFilter
+    most: Annotated[int, Meta(ge=1, le=MAX_BULK_TASKS)] | None = None
+    as_of: Annotated[datetime, Meta(tz=True)] | None = None
+    after: UUID | None = None
+
+
+class BulkCount(Struct, omit_defaults=True):
+    """How many tasks are meant, and the oldest of them; `more`: not all were counted."""
+
+    count: int
+    as_of: datetime
+    sample: list[TaskView]
+    more: bool = False
+
+
+class BulkDone(Struct, omit_defaults=True):
+    """What this request did: tasks cancelled, or published again, and such whose workers were asked to stop them.
+
+    `next`: there are more; repeat the request with it as `after`, and with this `as_of`.
+    """
+
+    done: int
+    as_of: datetime
+    requested: int = 0
+    next: UUID | None = None
 
 
 class WaitRequest(Struct, forbid_unknown_fields=True):

@@ -34,8 +34,12 @@ def new_task_id() -> UUID:
             if _last_tail >> _RANDOM_BITS:
                 _last_ms, _last_tail = _last_ms + 1, fresh >> 1
         ms, tail = _last_ms, _last_tail
-    high, low = tail >> 62, tail & ((1 << 62) - 1)
-    return UUID(int=ms << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low)
+    return _uuid7(ms, tail)
+
+
+def task_id_from(moment: datetime, tail: bytes) -> UUID:
+    """Return the UUIDv7 of `moment` with these 10 bytes (74 bits of them) in the place of the random ones."""
+    return _uuid7(int(moment.timestamp() * 1000), int.from_bytes(tail) >> (80 - _RANDOM_BITS))
 
 
 def created_at(task_id: UUID) -> datetime:
@@ -59,3 +63,8 @@ def id_problem(task_id: UUID, now: datetime) -> str | None:
 def first_id_of(moment: datetime) -> UUID:
     """Return the smallest UUIDv7-ordered value of `moment`'s millisecond: the bound of a partition or a filter."""
     return UUID(int=int(moment.timestamp() * 1000) << 80)
+
+
+def _uuid7(ms: int, tail: int) -> UUID:
+    high, low = tail >> 62, tail & ((1 << 62) - 1)
+    return UUID(int=ms << 80 | 0x7 << 76 | high << 64 | 0b10 << 62 | low)

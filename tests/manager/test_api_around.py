@@ -119,6 +119,8 @@ async def test_while_postgres_is_away_everything_is_503_with_retry_after_and_the
             ("POST", "/v1/tasks/wait", {"json": {"ids": [str(before)]}}),
             ("GET", "/v1/tasks", {}),
             ("POST", f"/v1/tasks/{before}/cancel", {}),
+            ("POST", "/v1/tasks/cancel", {"json": {"filter": {"kind": "add"}}}),
+            ("POST", "/v1/tasks/retry", {"json": {"filter": {"kind": "add"}, "most": 1}}),
             ("GET", "/v1/workers", {}),
             ("GET", "/v1/kinds", {}),
             ("GET", "/v1/queues", {}),

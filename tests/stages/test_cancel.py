@@ -1,13 +1,20 @@
-"""Cancel: whoever may still hold a release of the task hears of it."""
+"""Cancel, of one task and of many: whoever may still hold a release of the task hears of it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime
 from uuid import UUID
 
+import pytest
+
+from tacoq_manager import bulk
 from tacoq_manager.transitions import give_back, lose
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Consumer, Declared, Delivery
-from tacoq_protocol.messages import Cancelled, CancelRuns, Fence, KindSpec
+from tacoq_protocol.http import BulkDone, BulkRequest, TaskFilter
+from tacoq_protocol.messages import Cancelled, CancelRuns, Completed, Fence, KindSpec
 from tacoq_protocol.topology import Binding, Queue
 from tests.stages.floor import Floor
 from tests.support.eventually import eventually
@@ -30,6 +37,10 @@ class Ear:
         if isinstance(message, CancelRuns):
             self.cancelled += message.task_ids
         delivery.ack()
+
+
+def everything() -> BulkRequest:
+    return BulkRequest(filter=TaskFilter(kind="k"), most=1_000)
 
 
 async def test_cancel_of_a_released_task_is_a_request_that_the_workers_hear(floor: Floor) -> None:
@@ -79,3 +90,66 @@ async def test_cancel_of_a_task_that_was_never_released_is_final_and_nobody_need
     await floor.dispatch()
     await floor.manager.canceller.cancel(released)
     await eventually(lambda: ear.cancelled == [released])
+
+
+async def test_cancel_of_many_is_heard_for_those_that_somebody_may_hold(floor: Floor) -> None:
+    ear = Ear()
+    await ear.listen(floor)
+    floor.join("k", slots=4)
+    ids = await floor.accept(6)
+    assert await floor.dispatch() == 4
+    await floor.manager.settler.apply([give_back(Fence(ids[0], 1))])
+    answer = await floor.manager.bulk.cancel(everything())
+    assert isinstance(answer, BulkDone)
+    assert (answer.done, answer.requested) == (2, 4)
+    await eventually(lambda: set(ear.cancelled) == set(ids[:4]))
+
+
+@pytest.mark.parametrize("round", range(5))
+async def test_cancel_of_many_beside_releases_and_completions_leaves_each_with_one_end(
+    floor: Floor, round: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "BATCH_TASKS", 7)
+    ear = Ear()
+    await ear.listen(floor)
+    floor.join("k", slots=40)
+    ids = await floor.accept(20, delay=3600.0)
+    ids += await floor.accept(30)
+    await floor.dispatch()
+    ids += await floor.accept(30)  # some of which are released while they are cancelled
+    begun = datetime.now(UTC)
+    held = [release.fence for release in floor.releases]
+    done = [Completed(fence.task_id, fence.release, begun, 0.01, b"1") for fence in held[round::3]]
+    answer, *_ = await asyncio.gather(
+        floor.manager.bulk.cancel(everything()), floor.report(*done), floor.dispatch(), floor.manager.dispatcher.step()
+    )
+    assert isinstance(answer, BulkDone)
+    requested = await floor.manager.canceller.remind()
+    await eventually(lambda: len(set(ear.cancelled)) >= requested)
+    stopped = [r.fence for r in floor.releases if r.fence not in {(c.task_id, c.release) for c in done}]
+    await floor.report(*(Cancelled(fence.task_id, fence.release, None, 0.0, "asked to") for fence in stopped))
+    ends = await floor.connection.fetch("SELECT id, state FROM task_history")
+    assert sorted(row["id"] for row in ends) == sorted(ids)
+    assert await floor.connection.fetchval("SELECT count(*) FROM tasks") == 0
+    states = Counter(row["state"] for row in ends)
+    assert states == {"completed": len(done), "cancelled": len(ids) - len(done)}
+    assert answer.done + answer.requested <= len(ids)
+
+
+async def test_cancel_of_many_looks_again_at_what_was_released_just_then(floor: Floor) -> None:
+    """When the cancel has found it pending, and waits for its row, neither of the two moves fits any more."""
+    ids = await floor.accept(3)
+    transaction = floor.connection.transaction()
+    await transaction.start()
+    await floor.connection.execute("UPDATE tasks SET state = 'queued', release = 1 WHERE id = $1", ids[1])
+    cancelling = asyncio.ensure_future(floor.manager.bulk.cancel(everything()))
+
+    async def waits_for_the_row() -> bool:
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        return bool(await floor.manager.database.read.fetch(waiting))
+
+    await eventually(waits_for_the_row)
+    await transaction.commit()
+    answer = await cancelling
+    assert isinstance(answer, BulkDone)
+    assert (answer.done, answer.requested) == (2, 1)

@@ -12,6 +12,9 @@ from fastapi.openapi.utils import get_openapi
 from tacoq_protocol.http import (
     Accepted,
     AcceptedBatch,
+    BulkCount,
+    BulkDone,
+    BulkRequest,
     NewTask,
     NewTaskBatch,
     Problem,
@@ -22,7 +25,10 @@ from tacoq_protocol.http import (
 )
 
 _REFERENCE: Final = "#/components/schemas/{name}"
-_MODELS: Final = (Accepted, AcceptedBatch, NewTask, NewTaskBatch, TaskPage, TaskView, UnknownTask, WaitRequest)
+_MODELS: Final = (
+    Accepted, AcceptedBatch, BulkCount, BulkDone, BulkRequest, NewTask, NewTaskBatch, TaskPage, TaskView, UnknownTask,
+    WaitRequest,
+)  # fmt: skip
 
 
 def reference(model: type) -> dict[str, Any]:
@@ -73,6 +79,8 @@ def _plain_routes() -> dict[str, dict[str, Any]]:
     }
     payload = {"name": "payload", "in": "query", "schema": {"type": "boolean", "default": False}}
     lines = {"anyOf": [reference(TaskView), reference(UnknownTask)]}
+    counted = {"anyOf": [reference(BulkCount), reference(BulkDone)]}
+    bulk = {200: {"description": "Counted, or with `most` done", "content": {"application/json": {"schema": counted}}}}
     stream = {
         200: {"description": "A line for each task as it ends", "content": {"application/x-ndjson": {"schema": lines}}}
     }
@@ -87,6 +95,8 @@ def _plain_routes() -> dict[str, dict[str, Any]]:
         "/v1/tasks/batch": {
             "post": _operation("Publish up to 1,000 tasks, all or none", answer(AcceptedBatch, 201), body=NewTaskBatch)
         },
+        "/v1/tasks/cancel": {"post": _operation("Cancel many tasks, counted first", bulk, body=BulkRequest)},
+        "/v1/tasks/retry": {"post": _operation("Retry many tasks, counted first", bulk, body=BulkRequest)},
         "/v1/tasks/wait": {"post": _operation("Wait for many tasks", stream, body=WaitRequest)},
         "/v1/tasks/{task_id}": {
             "get": _operation("Look up a task", answer(TaskView), parameters=[task_id, wait, payload])

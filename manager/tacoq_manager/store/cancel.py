@@ -1,13 +1,15 @@
-"""Requested cancels: the released tasks that are asked to stop, by queue, out."""
+"""What cancels look at: tasks that are asked to stop, by queue, and which ids are live, out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 from tacoq_manager.store.engine import HotConnection
 
 _REQUESTED: Final = "SELECT queue, id FROM tasks WHERE state IN ('queued', 'running') AND cancel_requested"
+_LIVE: Final = "SELECT id FROM tasks WHERE id = ANY ($1::uuid[])"
 
 
 async def requested(connection: HotConnection) -> dict[str, list[UUID]]:
@@ -16,3 +18,8 @@ async def requested(connection: HotConnection) -> dict[str, list[UUID]]:
     for row in await connection.fetch(_REQUESTED):
         tasks.setdefault(row["queue"], []).append(row["id"])
     return tasks
+
+
+async def live(connection: HotConnection, ids: Sequence[UUID]) -> list[UUID]:
+    """Return those of `ids` whose tasks have not ended."""
+    return [row["id"] for row in await connection.fetch(_LIVE, ids)] if ids else []

@@ -22,6 +22,12 @@ from tacoq_protocol.ids import first_id_of
 TaskTable = Literal["tasks", "task_history"]
 
 SEARCH_SECONDS: Final = 10.0  # for one statement: a filter that fits little may read all of the history
+# Pages are read along the ids until they are full. With statistics that do not know today's rows yet the planner would
+# rather read all that fit, and sort them, for every page.
+_SETTINGS: Final = text("""
+SELECT set_config('statement_timeout', :timeout, true), set_config('enable_sort', 'off', true),
+    set_config('enable_bitmapscan', 'off', true)
+""")
 _CONDITIONS: Final = {
     "kind": "kind = :kind",
     "queue": "queue = :queue",
@@ -76,7 +82,7 @@ async def searching(database: Database) -> AsyncIterator[AsyncConnection]:
     with database_faults():
         try:
             async with database.engine.begin() as connection:
-                await connection.execute(text(f"SET LOCAL statement_timeout = {SEARCH_SECONDS * 1000:.0f}"))
+                await connection.execute(_SETTINGS, {"timeout": f"{SEARCH_SECONDS * 1000:.0f}"})
                 yield connection
         except DBAPIError as error:
             if not isinstance(driver_error(error), asyncpg.QueryCanceledError):

@@ -90,6 +90,7 @@ Index(  # claim: tasks that are poison when they crash once more
     tasks.c.queue,
     postgresql_where=text(f"crashes >= {MAX_CRASHES - 1}"),
 )
+Index("tasks_retry_of", tasks.c.retry_of, postgresql_where=text("retry_of IS NOT NULL"))  # is it retried already?
 Index(
     "tasks_expires",  # the expire step
     tasks.c.expires_at,
@@ -108,6 +109,7 @@ task_history = Table(
     CheckConstraint("state IN ('completed', 'failed', 'cancelled', 'expired')", name="task_history_state_is_final"),
     postgresql_partition_by="RANGE (id)",
 )
+Index("task_history_retry_of", task_history.c.retry_of, postgresql_where=text("retry_of IS NOT NULL"))
 
 attempts = Table(  # ended runs, but for first-time successes, whose row in task_history says it all
     "attempts",

@@ -24,6 +24,10 @@ _SHARED: Final = (
     "max_attempts", "timeout", "expires_at", "queued_at", "started_at", "session", "cancel_requested", "retry_of",
 )  # fmt: skip
 _columns = ", ".join(_SHARED)
+# What was asked for: from this a task can be published again.
+CONTENT: Final = (
+    "kind, queue, priority, fairness_key, payload, fingerprint, max_attempts, timeout, traceparent, tracestate"
+)
 _nulls = ", ".join(["NULL"] * len(_SHARED))
 
 # One index descent per id and table, into the one partition that may have it, whatever the statistics say.
