@@ -127,6 +127,7 @@ class TaskFilter(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only
 
     kind: KindName | None = None
     queue: QueueName | None = None
+    fairness_key: FairnessKey | None = None
     state: tuple[TaskState, ...] = ()
     created_after: Annotated[datetime, Meta(tz=True)] | None = None
     created_before: Annotated[datetime, Meta(tz=True)] | None = None

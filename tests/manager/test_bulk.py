@@ -179,6 +179,16 @@ async def test_tasks_are_meant_by_the_error_of_their_last_run(served: Served) ->
     assert (await served.ask("GET", f"/v1/tasks/{waits}"))[1]["state"] == "cancelled"
 
 
+async def test_tasks_of_one_fairness_key_are_meant_and_their_retries_keep_it(served: Served) -> None:
+    for key in ("a", "b", ""):
+        await served.publish(fairness_key=key)
+    assert (await ask(served, "cancel", {"fairness_key": "a"}, most=1))[1]["done"] == 1
+    assert (await ask(served, "cancel", {"fairness_key": ""}, most=1))[1]["done"] == 1
+    assert (await ask(served, "retry", {"state": ["cancelled"], "fairness_key": "a"}, most=1))[1]["done"] == 1
+    _, page = await served.ask("GET", "/v1/tasks?state=pending&fairness_key=a")
+    assert [view["fairness_key"] for view in page["tasks"]] == ["a"]
+
+
 # Retrying.
 
 

@@ -25,6 +25,7 @@ from tacoq_manager.notify import Told
 from tacoq_manager.store import tasks as store
 from tacoq_protocol.errors import InvalidTask, TaskConflict, TaskNotFound
 from tacoq_protocol.http import (
+    FAIRNESS_KEY_PATTERN,
     KIND_PATTERN,
     MAX_PAYLOAD_BYTES,
     MAX_WAIT_SECONDS,
@@ -112,6 +113,7 @@ class Filters(BaseModel):
 
     kind: Annotated[str | None, AfterValidator(partial(_fitting, KIND_PATTERN))] = None
     queue: Annotated[str | None, AfterValidator(partial(_fitting, QUEUE_PATTERN))] = None
+    fairness_key: Annotated[str | None, AfterValidator(partial(_fitting, FAIRNESS_KEY_PATTERN))] = None
     state: Annotated[list[TaskState], Field(description="may be given several times")] = []
     created_after: Annotated[AwareDatetime | None, Field(description="or then, by the moment in the id")] = None
     created_before: AwareDatetime | None = None
@@ -131,6 +133,7 @@ async def list_tasks(request: Request, filters: Annotated[Filters, Query()]) -> 
         TaskFilter(
             kind=filters.kind,
             queue=filters.queue,
+            fairness_key=filters.fairness_key,
             state=tuple(filters.state),
             created_after=filters.created_after,
             created_before=filters.created_before,

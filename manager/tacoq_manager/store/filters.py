@@ -31,6 +31,7 @@ SELECT set_config('statement_timeout', :timeout, true), set_config('enable_sort'
 _CONDITIONS: Final = {
     "kind": "kind = :kind",
     "queue": "queue = :queue",
+    "fairness_key": "fairness_key = :fairness_key",
     "state": "state = ANY (:state)",
     "created_after": "id >= :created_after",
     "created_before": "id < :created_before",
@@ -65,6 +66,7 @@ def parameters(filter: TaskFilter) -> dict[str, object]:
     values = {
         "kind": filter.kind,
         "queue": filter.queue,
+        "fairness_key": filter.fairness_key,
         "state": list(filter.state) or None,
         "created_after": _bound(filter.created_after),
         "created_before": _bound(filter.created_before),

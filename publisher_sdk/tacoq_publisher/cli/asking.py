@@ -44,6 +44,7 @@ def filter_options(command: Command) -> Command:
         click.option("--created-before", type=past, help="Only those made before that time, or longer ago than 10m."),
         click.option("--created-after", type=past, help="Only those made since that time, or within the last 10m."),
         click.option("--state", type=_STATES, multiple=True, help="Only in this state; may be given several times."),
+        click.option("--fairness-key", help="Only of this one's."),
         click.option("--queue", help="Only of this queue."),
         click.option("--kind", help="Only of this kind."),
     ):
@@ -56,6 +57,7 @@ class FilterOptions(TypedDict):
 
     kind: str | None
     queue: str | None
+    fairness_key: str | None
     state: tuple[str, ...]
     created_after: datetime | None
     created_before: datetime | None
@@ -68,6 +70,7 @@ def filter_of(given: FilterOptions) -> TaskFilter:
     return TaskFilter(
         kind=given["kind"],
         queue=given["queue"],
+        fairness_key=given["fairness_key"],
         state=states,
         created_after=given["created_after"],
         created_before=given["created_before"],
