@@ -79,7 +79,8 @@ class Credit:
         run = self._runtimes.p90(queue, kind)
         if run is None or run >= SHORT_RUN:
             return 1.0
-        return max(run / (run + self.base_latency()), 1 / MOST_PER_SLOT)
+        turn = run + self.base_latency()
+        return max(run / turn if turn else 0.0, 1 / MOST_PER_SLOT)
 
     def per_message(self, queue: str, kind: str, *, backlog: bool) -> int:
         """Return how many releases of `kind` travel in one message."""

@@ -144,7 +144,7 @@ def stop(report: Cancelled, session: UUID) -> Transition:
         closes=True,
         session=session,
         started_at=report.started_at,
-        seconds=report.seconds,
+        seconds=report.seconds if report.started_at is not None else None,  # else it says nothing of the kind's runs
         outcome="cancelled" if report.started_at is not None else None,
         error=ErrorInfo("Cancelled", report.reason),
     )

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from tacoq_manager import bulk
+from tacoq_manager.runtimes import MIN_RUNS
 from tacoq_manager.transitions import give_back, lose
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Consumer, Declared, Delivery
@@ -153,3 +154,11 @@ async def test_cancel_of_many_looks_again_at_what_was_released_just_then(floor: 
     answer = await cancelling
     assert isinstance(answer, BulkDone)
     assert (answer.done, answer.requested) == (2, 1)
+
+
+async def test_runs_that_were_cancelled_before_they_began_say_nothing_of_run_times(floor: Floor) -> None:
+    floor.join("k")
+    await floor.accept(MIN_RUNS)
+    await floor.dispatch()
+    await floor.report(*(Cancelled(*release.fence, None, 0.0, "asked") for release in floor.releases))
+    assert floor.manager.runtimes.p90("default", "k") is None

@@ -96,6 +96,14 @@ def test_recount_forgets_what_ended_without_having_been_counted() -> None:
     assert (credit.released("q"), credit.total()) == (3, 3)
 
 
+def test_run_and_way_that_no_clock_saw_pass_take_what_the_shortest_take() -> None:
+    credit = credit_for(0.0)
+    fence = Fence(new_task_id(), 1)
+    credit.probe(fence, now=10.0)
+    credit.sample(fence.task_id, fence.release, seconds=0.5, now=10.5)
+    assert (credit.base_latency(), credit.weight("q", "k")) == (0.0, 1 / MOST_PER_SLOT)
+
+
 def test_base_latency_is_the_rest_of_the_probes_round_trip() -> None:
     credit = credit_for(None)
     fence = Fence(new_task_id(), 1)
