@@ -22,8 +22,7 @@ from tacoq_manager.store import bulk as store
 from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.bulk import Action, Meant
 from tacoq_manager.store.engine import Database
-from tacoq_manager.store.filters import FilterRefused
-from tacoq_protocol.errors import TacoqError
+from tacoq_protocol.errors import FilterRefused, TooManyMeant
 from tacoq_protocol.http import MAX_BULK_TASKS, BulkCount, BulkDone, BulkRequest, TaskFilter
 from tacoq_protocol.states import LIVE, TaskState
 
@@ -38,10 +37,6 @@ OLDEST_COUNT: Final = timedelta(days=1)  # ids of retries are dated by it
 Step = tuple[int, int, UUID | None]
 
 
-class TooMany(TacoqError):
-    """More tasks are meant than the caller expects. Nothing was done."""
-
-
 class Bulk:
     """Cancels and retries by filter."""
 
@@ -53,7 +48,7 @@ class Bulk:
     async def cancel(self, request: BulkRequest) -> BulkCount | BulkDone:
         """Cancel the live tasks that fit: each at once when nobody can have it, else its workers are asked to stop it.
 
-        Those that were asked before are not counted. Raises FilterRefused, TooMany, DatabaseUnavailable.
+        Those that were asked before are not counted. Raises FilterRefused, TooManyMeant, DatabaseUnavailable.
         """
         states = _states(request.filter, allowed=LIVE, otherwise=LIVE, verb="cancelled")
         return await self._answer(Action.CANCEL, request, states, self._cancel)
@@ -62,7 +57,7 @@ class Bulk:
         """Publish the ended tasks that fit once more, those that failed unless the filter names other states.
 
         A task that has a retry is left out, so that each is retried once; a retry that failed is itself retried. Raises
-        FilterRefused, TooMany, DatabaseUnavailable.
+        FilterRefused, TooManyMeant, DatabaseUnavailable.
         """
         states = _states(request.filter, allowed=RETRYABLE, otherwise={TaskState.FAILED}, verb="retried")
         return await self._answer(Action.RETRY, request, states, self._retry)
@@ -87,7 +82,7 @@ class Bulk:
             return await self._count(meant)
         counted = await store.count(self._database, meant, most=request.most + 1)
         if counted > request.most:
-            raise TooMany(f"more than {request.most:,} tasks are meant; nothing was done: count again")
+            raise TooManyMeant(request.most)
         return await self._page(meant, step)
 
     async def _count(self, meant: Meant) -> BulkCount:

@@ -5,6 +5,8 @@
     ├── InvalidTask               the manager refuses the task as it is (HTTP 422, 413); nothing was stored
     ├── TaskConflict              the id is known with other content (HTTP 409)
     ├── TaskNotFound              no task has this id (HTTP 404)
+    ├── FilterRefused             a filter says too little, or fits too much to be found in time (HTTP 422)
+    ├── TooManyMeant              a filter means more tasks than were expected (HTTP 409); nothing was done
     ├── ManagerError              the manager answered something else than it should
     │   └── ManagerUnavailable    not reachable, or 503, until the deadline
     ├── WaitTimeout               the task was not final in time; it goes on (also a TimeoutError)
@@ -59,6 +61,18 @@ class TaskNotFound(TacoqError):
     def __init__(self, task_id: UUID) -> None:
         super().__init__(f"no task has the id {task_id}: it was never accepted, or its retention has passed")
         self.task_id = task_id
+
+
+class FilterRefused(TacoqError):
+    """A filter says too little for what is asked, or fits too much to be read in time."""
+
+
+class TooManyMeant(TacoqError):
+    """A filter means more tasks than were expected. Nothing was done."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"more than {most:,} tasks are meant; nothing was done: count again")
+        self.most = most
 
 
 class ManagerError(TacoqError):

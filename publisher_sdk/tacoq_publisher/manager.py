@@ -10,16 +10,26 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 from pydantic import ValidationError
 
-from tacoq_protocol.errors import InvalidTask, TacoqError, TaskConflict, TaskNotFound
+from tacoq_protocol.errors import (
+    FilterRefused,
+    InvalidTask,
+    TacoqError,
+    TaskConflict,
+    TaskNotFound,
+    TooManyMeant,
+)
 from tacoq_protocol.http import (
     Accepted,
     AcceptedBatch,
+    BulkCount,
+    BulkDone,
+    BulkRequest,
     Cancelled,
     Kinds,
     Queues,
@@ -43,9 +53,14 @@ _batch: Final = msgspec.json.Decoder(AcceptedBatch)
 _one: Final = msgspec.json.Decoder(Accepted)
 _view: Final = msgspec.json.Decoder(TaskView)
 _page: Final = msgspec.json.Decoder(TaskPage)
+_bulk_count: Final = msgspec.json.Decoder(BulkCount)
+_bulk_done: Final = msgspec.json.Decoder(BulkDone)
 _unknown: Final = msgspec.json.Decoder(UnknownTask, strict=True)
 
 WaitLine = TaskView | UnknownTask
+BulkAction = Literal["cancel", "retry"]
+
+_BULK_SECONDS: Final = 20.0  # a count may take 10, and a page 5 after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +151,29 @@ class Manager:
         query |= {name: str(value) for name, value in page.items() if value is not None}
         answer = await self._transport.request("GET", "/tasks", action="list tasks", query=query)
         return self._read(_page.decode, self._ok(answer, "list tasks"), "list tasks")
+
+    async def count_many(self, action: BulkAction, filter: TaskFilter) -> BulkCount:
+        """Return how many tasks the filter means. Raises FilterRefused."""
+        answer = await self._bulk(action, BulkRequest(filter=filter))
+        return self._read(_bulk_count.decode, answer, f"{action} many tasks")
+
+    async def do_many(self, action: BulkAction, request: BulkRequest) -> BulkDone:
+        """Do a page. Raises FilterRefused; TooManyMeant, and nothing was done.
+
+        Sent again after a fault: what was done is not done again, nor is it in the answer.
+        """
+        answer = await self._bulk(action, request)
+        return self._read(_bulk_done.decode, answer, f"{action} many tasks")
+
+    async def _bulk(self, action: BulkAction, request: BulkRequest) -> Answer:
+        what = f"{action} many tasks"
+        body = _encoder.encode(request)
+        answer = await self._transport.request("POST", f"/tasks/{action}", action=what, body=body, longer=_BULK_SECONDS)
+        if answer.status == 409 and request.most is not None:
+            raise TooManyMeant(request.most)
+        if answer.status == 422 and (problem := read_problem(answer.body)):
+            raise FilterRefused(describe(problem))
+        return self._ok(answer, what)
 
     async def timeline(self, task_id: UUID) -> Timeline:
         """Return what happened to a task, oldest first. Raises TaskNotFound."""

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+from click.testing import CliRunner
 
+from tacoq_protocol.cli import tacoq
 from tacoq_publisher import Publisher, TaskState
 from tests.acceptance import handlers as h
 from tests.support.eventually import eventually
@@ -22,9 +24,9 @@ async def post(url: str, path: str, **body: Any) -> Any:
 
 async def test_a_mix_of_states_is_cancelled_and_then_retried(url: str) -> None:
     began = datetime.now(UTC).isoformat()
-    async with Publisher(url) as tacoq:
-        naps = await tacoq.publish_many(h.nap.task(60.0) for _ in range(h.worker.concurrency + 5))
-        sums = await tacoq.publish_many((h.add.task(i, 1) for i in range(300)), delay="1h")
+    async with Publisher(url) as publisher:
+        naps = await publisher.publish_many(h.nap.task(60.0) for _ in range(h.worker.concurrency + 5))
+        sums = await publisher.publish_many((h.add.task(i, 1) for i in range(300)), delay="1h")
 
         async def all_slots_are_taken() -> bool:
             states = Counter([await handle.state() for handle in naps])
@@ -49,6 +51,20 @@ async def test_a_mix_of_states_is_cancelled_and_then_retried(url: str) -> None:
             assert done["done"] == expected
         retries = await completed_retries(url, began, len(sums))
         assert sorted(retries) == sorted(str(handle.id) for handle in sums)
+
+
+async def test_the_commands_cancel_and_retry_many(url: str) -> None:
+    async def tacoq_prints(*args: str) -> str:
+        result = await asyncio.to_thread(CliRunner().invoke, tacoq, [*args, "--yes", "--url", url])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    async with Publisher(url) as publisher:
+        await publisher.publish_many(("nobody.knows", i) for i in range(25))
+        assert "cancelled: 25\n" in await tacoq_prints("cancel", "--kind", "nobody.knows", "--created-after", "5m")
+        assert "retried: 25\n" in await tacoq_prints("retry", "--kind", "nobody.knows", "--state", "cancelled")
+        assert "tasks\n" in await tacoq_prints("retry", "--kind", "nobody.knows", "--state", "cancelled")
+        assert "cancelled: 25\n" in await tacoq_prints("cancel", "--kind", "nobody.knows", "--state", "pending")
 
 
 async def completed_retries(url: str, began: str, count: int) -> list[str]:

@@ -12,9 +12,8 @@ from sqlalchemy import text
 
 from tacoq_manager.store import filters, tasks
 from tacoq_manager.store.engine import Database
-from tacoq_manager.store.filters import FilterRefused
 from tacoq_manager.store.history import ensure_partitions
-from tacoq_protocol.errors import TaskNotFound
+from tacoq_protocol.errors import FilterRefused, TaskNotFound
 from tacoq_protocol.http import ErrorInfo, TaskFilter
 from tacoq_protocol.states import TaskState
 from tests.manager.rows import finish, id_at, insert_final, insert_live, new_ids

@@ -24,6 +24,9 @@ from tacoq_protocol.http import (
     MAX_BODY_BYTES,
     Accepted,
     AcceptedBatch,
+    BulkCount,
+    BulkDone,
+    BulkRequest,
     ErrorInfo,
     NewTask,
     NewTaskBatch,
@@ -34,7 +37,7 @@ from tacoq_protocol.http import (
     WaitRequest,
 )
 from tacoq_protocol.ids import new_task_id
-from tacoq_protocol.states import TaskState
+from tacoq_protocol.states import LIVE, TaskState
 
 Handler = Callable[[], Awaitable[web.StreamResponse]]
 Step = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
@@ -91,6 +94,7 @@ class ScriptedManager:
             [
                 web.post("/v1/tasks/batch", self._batch),
                 web.post("/v1/tasks/wait", self._wait),
+                web.post("/v1/tasks/{action:cancel|retry}", self._bulk),
                 web.get("/v1/tasks", self._list),
                 web.get("/v1/tasks/{id}", self._view),
                 web.get("/v1/tasks/{id}/timeline", self._timeline),
@@ -257,6 +261,30 @@ class ScriptedManager:
         task = msgspec.structs.replace(self.accepted[view.id], id=new_task_id())
         self.add(task)
         return answer(Accepted(task.id, TaskState.PENDING), 201)
+
+    async def _bulk(self, request: web.Request) -> web.Response:
+        """Two tasks a page."""
+        asked = msgspec.json.decode(await request.read(), type=BulkRequest)
+        cancels = request.match_info["action"] == "cancel"
+        if asked.filter.state and cancels and asked.filter.state[0].final:
+            return problem(422, f"state: a {asked.filter.state[0]} task cannot be cancelled")
+        states = LIVE if cancels else {TaskState.FAILED}
+        meant = [v for v in self.views.values() if v.state in states and not v.cancel_requested]
+        meant = sorted((v for v in meant if asked.filter.kind in (None, v.kind)), key=lambda view: view.id)
+        as_of = datetime.now(UTC)
+        if asked.most is None:
+            return answer(BulkCount(len(meant), as_of, meant[:10]))
+        if len(meant) > asked.most:
+            return problem(409, "too many")
+        page = BulkDone(0, as_of, next=meant[1].id if len(meant) > 1 else None)
+        for view in meant[:2]:
+            if view.state is TaskState.RUNNING:
+                self.views[view.id] = msgspec.structs.replace(view, cancel_requested=True)
+                page.requested += 1
+            else:
+                await self.finish(view.id, TaskState.CANCELLED if cancels else TaskState.EXPIRED)
+                page.done += 1
+        return answer(page)
 
     async def _list(self, request: web.Request) -> web.Response:
         wanted = {n: request.query.getall(n) for n in ("kind", "queue", "state") if n in request.query}

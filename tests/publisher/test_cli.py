@@ -21,15 +21,18 @@ from click.testing import CliRunner, Result
 from tacoq_protocol.cli import tacoq
 from tacoq_protocol.errors import (
     ConfigurationError,
+    FilterRefused,
     InvalidTask,
     ManagerUnavailable,
     TaskConflict,
     TaskFailed,
     TaskNotFound,
+    TooManyMeant,
 )
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.states import TaskState
 from tacoq_publisher import cli, new_task_id
+from tacoq_publisher.cli import many
 from tests.publisher.scripted_manager import ScriptedManager, busy, manager_in_a_thread, says
 
 
@@ -137,6 +140,10 @@ def test_an_error_of_ours(manager: ScriptedManager, args: list[str], error: type
         (["publish", "add", "--run-at", "tomorrow"], "'tomorrow' is not a time"),
         (["publish", "add", "--priorty", "1"], "No such option"),
         (["show", "17"], "'17' is not a task id"),
+        (["cancel"], "give the ID of a task, or say which tasks"),
+        (["retry"], "give the ID of a task, or say which tasks"),
+        (["retry", str(UUID(int=7)), "--kind", "add"], "not both"),
+        (["cancel", "--created-before", "yesterday"], "'yesterday' is not a duration"),
         (["ps", "--state", "lost"], "'lost' is not one of"),
     ],
 )
@@ -207,6 +214,45 @@ def test_retry_prints_the_id_of_the_new_task(manager: ScriptedManager) -> None:
     assert json.loads(succeeds("retry", str(failed), "--json"))["id"] != str(failed)
     with pytest.raises(TaskConflict, match="only a final task can be retried"):
         run("retry", str(published(manager, TaskState.PENDING)))
+
+
+def test_cancel_of_many_shows_them_first(manager: ScriptedManager) -> None:
+    waiting = [published(manager, TaskState.PENDING) for _ in range(4)]
+    running = published(manager, TaskState.RUNNING)
+    published(manager)
+    result = run("cancel", "--kind", "add")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("to be cancelled: 5 tasks\n")
+    assert all(str(id) in result.stdout for id in [*waiting, running])
+    assert "nothing was done: add --yes" in result.stderr
+    assert json.loads(succeeds("cancel", "--kind", "add", "--json"))["count"] == 5
+    assert manager.views[waiting[0]].state is TaskState.PENDING
+    printed = succeeds("cancel", "--kind", "add", "--yes")
+    assert printed.endswith("cancelled: 4; the workers of 1 more are asked to stop them\n")
+    assert {manager.views[id].state for id in waiting} == {TaskState.CANCELLED}
+    assert succeeds("cancel", "--kind", "add", "--yes") == "to be cancelled: 0 tasks\n"
+    assert json.loads(succeeds("cancel", "--kind", "add", "--yes", "--json")) == {"done": 0, "requested": 0}
+
+
+def test_retry_of_many_asks_on_a_terminal(manager: ScriptedManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many, "on_terminal", lambda: True)
+    failed = [published(manager, TaskState.FAILED, error=ErrorInfo("OSError", "x")) for _ in range(3)]
+    declined = run("retry", "--error", "x", stdin="n\n")
+    assert declined.exit_code == 1
+    assert "OSError" in declined.stdout
+    assert {manager.views[id].state for id in failed} == {TaskState.FAILED}
+    assert run("retry", "--error", "x", stdin="y\n").stdout.endswith("retried: 3\n")
+
+
+def test_many_that_became_more_since_they_were_counted_are_left_alone(manager: ScriptedManager) -> None:
+    published(manager, TaskState.PENDING)
+    count = msgspec.json.encode({"count": 0, "as_of": datetime.now(UTC), "sample": []})
+    manager.script("/tasks/cancel", says(count))
+    published(manager, TaskState.PENDING)
+    with pytest.raises(TooManyMeant, match="more than 1 tasks are meant; nothing was done"):
+        run("cancel", "--kind", "add", "--yes", "--json")
+    with pytest.raises(FilterRefused, match="a failed task cannot be cancelled"):
+        run("cancel", "--state", "failed")
 
 
 def test_retry_is_not_sent_twice(manager: ScriptedManager) -> None:

@@ -12,12 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from tacoq_manager.bulk import TooMany
 from tacoq_manager.cancel import AlreadyFinal
 from tacoq_manager.resubmit import NotRetryable
 from tacoq_manager.store.engine import DatabaseUnavailable
-from tacoq_manager.store.filters import FilterRefused
-from tacoq_protocol.errors import InvalidTask, TacoqError, TaskConflict, TaskNotFound
+from tacoq_protocol.errors import FilterRefused, InvalidTask, TacoqError, TaskConflict, TaskNotFound, TooManyMeant
 from tacoq_protocol.http import Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -69,7 +67,7 @@ def install(app: FastAPI) -> None:
     on(TaskConflict, lambda e: respond(409, str(e), index=e.index, task_id=e.task_id))
     on(TaskNotFound, lambda e: respond(404, str(e), task_id=e.task_id))
     on(AlreadyFinal, lambda e: respond(409, str(e), task_id=e.task_id))
-    on(TooMany, lambda e: respond(409, str(e)))
+    on(TooManyMeant, lambda e: respond(409, str(e)))
     on(FilterRefused, lambda e: respond(422, str(e)))
     on(NotRetryable, lambda e: respond(409, str(e)))
     on(DatabaseUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))

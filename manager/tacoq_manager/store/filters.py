@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.faults import database_faults, driver_error
-from tacoq_protocol.errors import TacoqError
+from tacoq_protocol.errors import FilterRefused
 from tacoq_protocol.http import TaskFilter
 from tacoq_protocol.ids import first_id_of
 
@@ -48,10 +48,6 @@ _ERROR: Final[dict[TaskTable, str]] = {
     "tasks": f"EXISTS (SELECT FROM {_LAST_RUN} AS last WHERE {_CONTAINS})",
     "task_history": _CONTAINS,
 }
-
-
-class FilterRefused(TacoqError):
-    """The filter says too little for what is asked, or fits too much to be read in time."""
 
 
 def conditions(filter: TaskFilter, table: TaskTable) -> list[str]:

@@ -12,10 +12,11 @@ from uuid import UUID
 import click
 
 from tacoq_protocol.errors import InvalidTask, TaskConflict
-from tacoq_protocol.http import Cancelled
+from tacoq_protocol.http import Cancelled, TaskFilter
 from tacoq_protocol.states import TaskState
 from tacoq_publisher.cli import asking
-from tacoq_publisher.cli.asking import ask, manager_options, print_json
+from tacoq_publisher.cli.asking import FilterOptions, ask, filter_of, filter_options, manager_options, print_json
+from tacoq_publisher.cli.many import do_many
 from tacoq_publisher.manager import Manager
 from tacoq_publisher.newtask import TaskOptions
 from tacoq_publisher.publisher import Publisher
@@ -74,11 +75,23 @@ def publish(
 
 
 @click.command()
-@click.argument("task_id", metavar="ID", type=asking.task_id)
+@click.argument("task_id", metavar="[ID]", type=asking.task_id, required=False)
+@filter_options
+@click.option("--yes", is_flag=True, help="Of many: do not ask.")
 @manager_options
-def cancel(task_id: UUID, url: str | None, as_json: bool) -> None:
-    """Cancel a task; one that runs is asked to stop."""
+def cancel(task_id: UUID | None, yes: bool, url: str | None, as_json: bool, **filter: Unpack[FilterOptions]) -> None:
+    """Cancel a task, or all that fit the filter; one that runs is asked to stop.
 
+    Of many the count and a sample come first. With --json they are all: add --yes to do it.
+    """
+    if task_id is None:
+        do_many("cancel", _wanted(filter), yes=yes, url=url, as_json=as_json)
+    else:
+        _refuse_filter(filter)
+        _cancel_one(task_id, url=url, as_json=as_json)
+
+
+def _cancel_one(task_id: UUID, *, url: str | None, as_json: bool) -> None:
     async def cancelled(manager: Manager) -> Cancelled:
         if (answer := await manager.cancel(task_id)) is not None:
             return answer
@@ -97,15 +110,37 @@ def cancel(task_id: UUID, url: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("task_id", metavar="ID", type=asking.task_id)
+@click.argument("task_id", metavar="[ID]", type=asking.task_id, required=False)
+@filter_options
+@click.option("--yes", is_flag=True, help="Of many: do not ask.")
 @manager_options
-def retry(task_id: UUID, url: str | None, as_json: bool) -> None:
-    """Publish a task that has ended once more, as a new task; prints its id."""
+def retry(task_id: UUID | None, yes: bool, url: str | None, as_json: bool, **filter: Unpack[FilterOptions]) -> None:
+    """Publish a task that has ended once more, as a new task, and print its id; or all that fit the filter.
+
+    Of many those are meant that failed, unless --state says otherwise, and have not been retried. The count and a
+    sample come first. With --json they are all: add --yes to do it.
+    """
+    if task_id is None:
+        do_many("retry", _wanted(filter), yes=yes, url=url, as_json=as_json)
+        return
+    _refuse_filter(filter)
     accepted = ask(url, lambda manager: manager.retry(task_id))
     if as_json:
         print_json(accepted)
     else:
         click.echo(str(accepted.id))
+
+
+def _wanted(given: FilterOptions) -> TaskFilter:
+    filter = filter_of(given)
+    if filter == TaskFilter():
+        raise click.UsageError("give the ID of a task, or say which tasks: --kind, --queue, --state, …")
+    return filter
+
+
+def _refuse_filter(given: FilterOptions) -> None:
+    if filter_of(given) != TaskFilter():
+        raise click.UsageError("give the ID of a task or a filter, not both")
 
 
 def _parsed(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, TypeVar
@@ -86,6 +87,11 @@ def ask(url: str | None, question: Callable[[Manager], Awaitable[T]]) -> T:
             return await question(Manager(transport))
 
     return asyncio.run(asked())
+
+
+def on_terminal() -> bool:
+    """Whether somebody is there who can be asked."""
+    return sys.stdin.isatty()
 
 
 def duration(value: str) -> timedelta:
