@@ -190,11 +190,11 @@ class Dispatcher:
         self._metrics.dispatched(len(claimed), len(messages))
 
     def _announced(self, item: Claimed) -> Claimed:
-        """A kind that must not run twice is always announced: a run that nobody heard of would be released again."""
+        """What must not run twice is always announced: a run that nobody heard of would be released again."""
         spec = self._sessions.spec(item.lane.queue, item.lane.kind)
-        if spec is None or spec.on_lost == "retry":
+        if spec is None or (spec.on_lost == "retry" and (item.max_attempts or spec.max_attempts) > 1):
             return item
-        return Claimed(item.lane, msgspec.structs.replace(item.release, announced=True))
+        return item._replace(release=msgspec.structs.replace(item.release, announced=True))
 
     def _packed(self, queue: str, claimed: Sequence[Claimed]) -> Iterable[list[Release]]:
         """Cut into messages of one kind, in order. An announced release travels alone."""

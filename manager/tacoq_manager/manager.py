@@ -246,10 +246,12 @@ class Manager:
         final: list[UUID] = []
         lanes: set[Lane] = set()
         ended: Counter[Flow] = Counter()
+        chances = 0
         now = monotonic()
         for move in applied:
             transition = move.transition
             if move.frees_slot:
+                chances += move.last_chance
                 ended[Flow(move.queue, move.kind)] += 1
             if move.state.final:
                 final.append(transition.task_id)
@@ -265,6 +267,12 @@ class Manager:
         self.waiters.settled(final)
         self.news.tell(final, ended)
         self.dispatcher.note(lanes)
+        if chances:  # those that it held up stand in lanes that claims found empty
+            self._errand(self._look_for_lanes())
+
+    async def _look_for_lanes(self) -> None:
+        with suppress(DatabaseUnavailable):  # the next recount finds them
+            await self._while_leading(self.recount.step)()
 
     def _ended_elsewhere(self, ended: Mapping[Flow, int]) -> None:
         for flow, count in ended.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from uuid import UUID, uuid4
 
 import pytest
@@ -127,6 +128,14 @@ async def test_kind_that_must_not_run_twice_is_always_announced(floor: Floor) ->
     assert [[release.announced for release in message] for message in floor.messages] == [[True]] * 3
 
 
+async def test_task_with_one_attempt_is_always_announced(floor: Floor) -> None:
+    floor.join("k")
+    await floor.accept(max_attempts=1)
+    await floor.accept()
+    await floor.dispatch()
+    assert [release.announced for release in floor.releases] == [True, False]
+
+
 async def test_blocked_broker_gets_nothing_and_the_tasks_stay_pending(floor: Floor, hub: MemoryHub) -> None:
     floor.join("k")
     (task_id,) = await floor.accept()
@@ -192,11 +201,11 @@ async def test_tasks_on_their_last_chance_are_released_one_at_a_time(floor: Floo
     assert [await floor.state(task_id) for task_id in doomed] == ["queued", "pending", "pending"]
     await floor.report(Started(doomed[0], 1, NOW))
     assert await recounted(floor) == 0, "it runs"
-    await floor.report(Completed(doomed[0], 1, NOW, 1.0, b"1"))
-    assert await recounted(floor) == 1
-    assert floor.releases[-1].task_id == doomed[1]
-    await floor.report(Completed(doomed[1], 1, NOW, 1.0, b"1"))
-    assert await recounted(floor) == 1
+    for ended, following in pairwise(doomed):  # the next one's turn comes with the end of the one before
+        await floor.report(Completed(ended, 1, NOW, 1.0, b"1"))
+        await eventually(floor.manager.dispatcher._lanes.queues)
+        assert await floor.dispatch() == 1
+        assert floor.releases[-1].task_id == following
 
 
 async def test_task_on_its_last_chance_that_nobody_can_run_holds_nobody_back(floor: Floor) -> None:

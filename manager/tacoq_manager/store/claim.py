@@ -68,7 +68,7 @@ SET state = 'queued', release = release + 1, queued_at = now(), session = NULL, 
 WHERE id = ANY (ARRAY(SELECT id FROM head WHERE before < {CLAIM_BYTES} ORDER BY id))
   AND state NOT IN ('scheduled', 'queued', 'running')
 RETURNING id, release, kind, fairness_key, attempt, payload, created_at, timeout, expires_at, announced,
-    traceparent, tracestate, priority, run_at, seq, queued_at
+    traceparent, tracestate, priority, run_at, seq, queued_at, max_attempts
 """
 
 # Claims hold this row FOR KEY SHARE. What they commit is seen by the next statement only.
@@ -143,6 +143,7 @@ class Claimed(NamedTuple):
 
     lane: Lane
     release: Release
+    max_attempts: int | None  # the task's own
 
 
 class Batch(NamedTuple):
@@ -189,6 +190,7 @@ async def claim(connection: HotConnection, *, epoch: int, holder: UUID, queue: s
                 row["traceparent"],
                 row["tracestate"],
             ),
+            row["max_attempts"],
         )
         for row in rows
     ]

@@ -108,7 +108,7 @@ ended AS (
         started_at = excluded.started_at, ended_at = excluded.ended_at, seconds = excluded.seconds, error =
         excluded.error
 )
-SELECT place, was, state, queue, kind, fairness_key, priority,
+SELECT place, was, state, queue, kind, fairness_key, priority, crashes >= $19 - 1 AS last_chance,
     CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at
 FROM r
 """
@@ -124,6 +124,7 @@ class Applied(NamedTuple):
     kind: str
     fairness_key: str
     priority: int
+    last_chance: bool  # as it was before: one at a time of these is released
     run_at: datetime
 
     @property
@@ -166,8 +167,8 @@ async def apply(connection: HotConnection, transitions: Sequence[Transition]) ->
         MAX_CRASHES,
     )
     return [
-        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, priority, run_at)
-        for place, was, state, queue, kind, key, priority, run_at in records
+        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, priority, last, run_at)
+        for place, was, state, queue, kind, key, priority, last, run_at in records
     ]
 
 
