@@ -79,11 +79,22 @@ class Accepter:
         Raises InvalidTask or TaskConflict naming the task by its index, and DatabaseUnavailable (the caller may send
         the same again). A caller that is cancelled does not take the tasks back.
         """
+        rows = self._rows(tasks)
+        await self._refuse_misfits(rows)
+        return await self.commit(rows)
+
+    async def accept_unfit(self, tasks: Sequence[NewTask]) -> list[Accepted]:
+        """Accept tasks whatever their payload is: where nobody waits for a refusal, a task that fails is seen.
+
+        Raises as `accept`.
+        """
+        return await self.commit(self._rows(tasks))
+
+    def _rows(self, tasks: Sequence[NewTask]) -> list[store.Row]:
         now = datetime.now(UTC)
         rows = [self._row(task, index, now) for index, task in enumerate(tasks)]
         _refuse_repeated(rows)
-        await self._refuse_misfits(rows)
-        return await self.commit(rows)
+        return rows
 
     async def _refuse_misfits(self, rows: Sequence[store.Row]) -> None:
         """Raise InvalidTask for a payload that its kind does not take.

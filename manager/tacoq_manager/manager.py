@@ -16,6 +16,7 @@ from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
+from tacoq_manager import schedules
 from tacoq_manager.accept import Accepter
 from tacoq_manager.bulk import Bulk
 from tacoq_manager.cancel import REMIND_SECONDS, Canceller
@@ -42,6 +43,7 @@ from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.upkeep import partitions
+from tacoq_manager.upkeep.cron import CronStep
 from tacoq_manager.upkeep.deaf import STEP_SECONDS as DEAF_SECONDS
 from tacoq_manager.upkeep.deaf import Deafness
 from tacoq_manager.upkeep.expire import Expiry
@@ -124,6 +126,7 @@ class Manager:
             on_deadline=self.expiry.notice,
             on_strays=self._strayed,
         )
+        self.cron = DueTimer("cron", CronStep(upkeep, self.leader, self.accepter, sessions).step)
         self.presence = Presence(
             self.broker,
             self.topology,
@@ -181,6 +184,7 @@ class Manager:
         self._begin("dispatch", self.dispatcher.run())
         self._begin("schedule", self.schedule.run())
         self._begin("expire", self.expiry.run())
+        self._begin("cron", self.cron.run())
         self._begin("leader", run_every(RENEW_SECONDS, "leader", self.leader.step))
         self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
         self._begin("dead letters", run_every(RECOUNT_SECONDS, "dead letters", self._while_leading(self._dead_letters)))
@@ -213,6 +217,10 @@ class Manager:
     async def retry(self, task_id: UUID) -> Accepted:
         """Publish a copy of a task that ended without a result. Raises TaskNotFound, NotRetryable."""
         return await resubmit(self.accepter, self.database.read, task_id)
+
+    async def run_schedule(self, name: str) -> Accepted:
+        """Make a task of a schedule now. Raises ScheduleNotFound and as accept."""
+        return await schedules.run(self.database, self.accepter, name)
 
     async def queue_states(self) -> list[QueueView]:
         """Every queue that has tasks, workers or a past. Raises DatabaseUnavailable."""
@@ -295,6 +303,8 @@ class Manager:
             self.schedule.notice(tick.due)
         if tick.expiry is not None:
             self.expiry.notice(tick.expiry)
+        if tick.fire is not None:
+            self.cron.notice(tick.fire)
 
     def _sessions_changed(self, queue: str) -> None:
         self.dispatcher.wake()

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Final
 from uuid import UUID
 
+from tacoq_manager import schedules
 from tacoq_manager.store import registry
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_protocol.messages import Register
@@ -75,6 +76,7 @@ class Registrar:
     async def _write(self, registered: dict[UUID, Register], ended: dict[UUID, tuple[str, str | None]]) -> None:
         try:
             await registry.register(self._database, list(registered.values()))
+            await schedules.declare(self._database, registered.values())
             await registry.end(self._database, ended)
         except DatabaseUnavailable:
             raise

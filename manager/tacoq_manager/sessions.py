@@ -221,6 +221,20 @@ class Sessions:
         """Kinds that a live session of the queue knows."""
         return {kind for state in self._live.values() if state.queue == queue for kind in state.kinds}
 
+    def declare(self, schedule: str) -> bool:
+        """True when the code of a live session has this schedule."""
+        return any(_declares(state, schedule) for state in self._live.values())
+
+    def disown(self, queue: str, schedule: str, now: float) -> bool:
+        """True when the queue has sessions that take work, all of them are known, and none has this schedule.
+
+        Known only after a lease of working presence. While nobody is there nothing is disowned: they may come back.
+        """
+        taking = [state for state in self._live.values() if state.queue == queue and not state.draining]
+        settled = self._steady_since is not None and now - self._steady_since > LEASE_SECONDS
+        known = settled and all(state.introduced for state in taking)
+        return bool(taking) and known and not any(_declares(state, schedule) for state in taking)
+
     def spec(self, queue: str, kind: str) -> KindSpec | None:
         """The kind as it was last registered for the queue."""
         return self._specs.get((queue, kind))
@@ -272,6 +286,11 @@ class Sessions:
         self._lacking.clear()
         self._queue_of_kind.clear()
         self._schemas.clear()
+
+
+def _declares(state: SessionState, schedule: str) -> bool:
+    spec = state.kinds.get(schedule)
+    return spec is not None and spec.cron is not None
 
 
 def _remember(sessions: OrderedDict[UUID, T], session: UUID, value: T) -> None:

@@ -7,6 +7,9 @@
     ├── TaskNotFound              no task has this id (HTTP 404)
     ├── FilterRefused             a filter says too little, or fits too much to be found in time (HTTP 422)
     ├── TooManyMeant              a filter means more tasks than were expected (HTTP 409); nothing was done
+    ├── InvalidSchedule           the manager refuses the schedule as it is (HTTP 422); nothing was stored
+    ├── ScheduleConflict          the schedule is declared by code, and not to be changed otherwise (HTTP 409)
+    ├── ScheduleNotFound          no schedule has this name (HTTP 404)
     ├── ManagerError              the manager answered something else than it should
     │   └── ManagerUnavailable    not reachable, or 503, until the deadline
     ├── WaitTimeout               the task was not final in time; it goes on (also a TimeoutError)
@@ -73,6 +76,30 @@ class TooManyMeant(TacoqError):
     def __init__(self, most: int) -> None:
         super().__init__(f"more than {most:,} tasks are meant; nothing was done: count again")
         self.most = most
+
+
+class InvalidSchedule(TacoqError):
+    """The manager refuses a schedule. `field` is the one that is wrong."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ScheduleConflict(TacoqError):
+    """The schedule is declared by the code of workers."""
+
+    def __init__(self, message: str, *, schedule: str) -> None:
+        super().__init__(message)
+        self.schedule = schedule
+
+
+class ScheduleNotFound(TacoqError):
+    """No schedule has this name."""
+
+    def __init__(self, schedule: str) -> None:
+        super().__init__(f"no schedule has the name {schedule!r}: see those there are at GET /v1/schedules")
+        self.schedule = schedule
 
 
 class ManagerError(TacoqError):

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from pydantic import BaseModel, ConfigDict, Field
 
+from tacoq_protocol.cron import MissedPolicy
 from tacoq_protocol.states import TaskState
 
 MAX_PAYLOAD_BYTES = 1024 * 1024  # payload, and result
@@ -26,6 +27,8 @@ MAX_WAIT_TASKS = 20_000
 KIND_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}$(?!\n)"
 QUEUE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$(?!\n)"
 FAIRNESS_KEY_PATTERN = r"^[^\x00-\x1f]{0,200}$(?!\n)"
+
+SCHEDULE_PATTERN = KIND_PATTERN  # a schedule that came from code has the name of its kind
 
 KindName = Annotated[str, Meta(pattern=KIND_PATTERN)]
 QueueName = Annotated[str, Meta(pattern=QUEUE_PATTERN)]
@@ -193,6 +196,53 @@ class UnknownTask(Struct):
     unknown: bool = True
 
 
+class NewSchedule(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
+    """Body of `PUT /v1/schedules/{name}`: a task of `kind` at each fire time of `cron` in `timezone`.
+
+    `missed` says what becomes of fire times more than a minute past. `expires_in` counts from when the task is made;
+    the other fields are those of a task.
+    """
+
+    kind: KindName
+    cron: str
+    timezone: str = "UTC"
+    missed: MissedPolicy = MissedPolicy.RUN_ONCE
+    payload: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
+    queue: QueueName | None = None
+    priority: Annotated[int, Meta(ge=0, le=9)] = 0
+    expires_in: Annotated[float, Meta(gt=0, le=10 * 366 * 86400)] | None = None
+
+
+class ScheduleView(Struct, omit_defaults=True, kw_only=True):
+    """A schedule. `source`: api, or code, whose workers declare it; `retired_at`: they are there and do not any more.
+
+    `next_fire_at` is not there while it is paused or retired. `last_task` is of `last_fire_at`.
+    """
+
+    name: str
+    source: str
+    kind: str
+    cron: str
+    timezone: str
+    missed: MissedPolicy
+    queue: str | None = None
+    priority: int = 0
+    expires_in: float | None = None
+    created_at: datetime
+    paused: bool = False
+    retired_at: datetime | None = None
+    next_fire_at: datetime | None = None
+    last_fire_at: datetime | None = None
+    last_task: UUID | None = None
+    payload: msgspec.Raw | UnsetType = UNSET
+
+
+class Schedules(Struct):
+    """All schedules, by name, without their payloads."""
+
+    schedules: list[ScheduleView]
+
+
 class View(BaseModel):
     """Base of the views that are not on the hot path."""
 
@@ -209,6 +259,7 @@ class Problem(View):
     index: int | None = None
     pointer: str | None = None
     task_id: UUID | None = None
+    schedule: str | None = None
 
 
 class TimelineEvent(View):

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from tacoq_protocol.cron import Cron
 from tacoq_protocol.http import ErrorInfo
 
 
@@ -157,7 +158,7 @@ class Backoff(Struct, frozen=True):
 
 
 class KindSpec(Struct, frozen=True):
-    """A kind as its worker registers it. Schemas are JSON."""
+    """A kind as its worker registers it. Schemas are JSON. With a `cron` it has a schedule of its own name."""
 
     name: str
     max_attempts: int = 3
@@ -166,6 +167,7 @@ class KindSpec(Struct, frozen=True):
     on_lost: str = "retry"  # or "fail"
     payload_schema: bytes = b"{}"
     result_schema: bytes = b"{}"
+    cron: Cron | None = None
 
 
 class Register(Struct, tag=True):

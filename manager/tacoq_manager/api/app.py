@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from tacoq_manager.api import bulk, docs, health, kinds, problems, queues, tasks, workers
+from tacoq_manager.api import bulk, docs, health, kinds, problems, queues, schedules, tasks, workers
 from tacoq_manager.api.auth import RequireKey
 from tacoq_manager.manager import Manager
 
@@ -22,7 +22,7 @@ def create_app(manager: Manager) -> FastAPI:
     )
     app.state.manager = manager
     app.router.routes.extend([*bulk.routes, *tasks.hot_routes])
-    for part in (tasks, workers, queues, kinds, health):
+    for part in (tasks, schedules, workers, queues, kinds, health):
         app.include_router(part.router)
     app.openapi = docs.describe(app)  # type: ignore[method-assign]
     problems.install(app)

@@ -15,9 +15,12 @@ from tacoq_protocol.http import (
     BulkCount,
     BulkDone,
     BulkRequest,
+    NewSchedule,
     NewTask,
     NewTaskBatch,
     Problem,
+    Schedules,
+    ScheduleView,
     TaskPage,
     TaskView,
     UnknownTask,
@@ -26,8 +29,8 @@ from tacoq_protocol.http import (
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _MODELS: Final = (
-    Accepted, AcceptedBatch, BulkCount, BulkDone, BulkRequest, NewTask, NewTaskBatch, TaskPage, TaskView, UnknownTask,
-    WaitRequest,
+    Accepted, AcceptedBatch, BulkCount, BulkDone, BulkRequest, NewSchedule, NewTask, NewTaskBatch, Schedules,
+    ScheduleView, TaskPage, TaskView, UnknownTask, WaitRequest,
 )  # fmt: skip
 
 
@@ -39,6 +42,11 @@ def reference(model: type) -> dict[str, Any]:
 def answer(model: type, status: int = 200, *, media: str = "application/json") -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route that answers with `model`."""
     return {status: {"description": _first_line(model), "content": {media: {"schema": reference(model)}}}}
+
+
+def body_of(model: type) -> dict[str, Any]:
+    """Return the part of an operation that says its body is a `model`."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference(model)}}}}
 
 
 PROBLEM: Final[dict[int | str, dict[str, Any]]] = {
@@ -117,7 +125,7 @@ def _operation(
         "responses": {str(code): told for told_by in (responses, PROBLEM) for code, told in told_by.items()},
     }
     if body is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference(body)}}}
+        operation |= body_of(body)
     if parameters:
         operation["parameters"] = parameters
     return operation

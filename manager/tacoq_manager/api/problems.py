@@ -15,7 +15,17 @@ from starlette.responses import Response
 from tacoq_manager.cancel import AlreadyFinal
 from tacoq_manager.resubmit import NotRetryable
 from tacoq_manager.store.engine import DatabaseUnavailable
-from tacoq_protocol.errors import FilterRefused, InvalidTask, TacoqError, TaskConflict, TaskNotFound, TooManyMeant
+from tacoq_protocol.errors import (
+    FilterRefused,
+    InvalidSchedule,
+    InvalidTask,
+    ScheduleConflict,
+    ScheduleNotFound,
+    TacoqError,
+    TaskConflict,
+    TaskNotFound,
+    TooManyMeant,
+)
 from tacoq_protocol.http import Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -43,13 +53,22 @@ def respond(
     index: int | None = None,
     pointer: str | None = None,
     task_id: UUID | None = None,
+    schedule: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Return a problem as an answer; its title is the status' phrase."""
     status = HTTPStatus(status)
     if index is not None:
         detail = f"task {index} of the batch: {detail}{_REJECTED}"
-    problem = Problem(title=status.phrase, status=status, detail=detail, index=index, pointer=pointer, task_id=task_id)
+    problem = Problem(
+        title=status.phrase,
+        status=status,
+        detail=detail,
+        index=index,
+        pointer=pointer,
+        task_id=task_id,
+        schedule=schedule,
+    )
     return Response(problem.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
 
 
@@ -66,6 +85,9 @@ def install(app: FastAPI) -> None:
     on(InvalidTask, lambda e: respond(422, str(e), index=e.index))
     on(TaskConflict, lambda e: respond(409, str(e), index=e.index, task_id=e.task_id))
     on(TaskNotFound, lambda e: respond(404, str(e), task_id=e.task_id))
+    on(InvalidSchedule, lambda e: respond(422, str(e), pointer=None if e.field is None else f"/{e.field}"))
+    on(ScheduleConflict, lambda e: respond(409, str(e), schedule=e.schedule))
+    on(ScheduleNotFound, lambda e: respond(404, str(e), schedule=e.schedule))
     on(AlreadyFinal, lambda e: respond(409, str(e), task_id=e.task_id))
     on(TooManyMeant, lambda e: respond(409, str(e)))
     on(FilterRefused, lambda e: respond(422, str(e)))

@@ -20,7 +20,8 @@ SELECT epoch,
     extract(epoch FROM (SELECT min(run_at) FROM tasks WHERE state = 'scheduled') - now())::float8 AS due,
     extract(epoch FROM (
         SELECT min(expires_at) FROM tasks WHERE expires_at IS NOT NULL AND state IN ('scheduled', 'pending')
-    ) - now())::float8 AS expiry
+    ) - now())::float8 AS expiry,
+    extract(epoch FROM (SELECT min(next_fire_at) FROM schedules) - now())::float8 AS fire
 FROM renewed
 """
 
@@ -37,11 +38,12 @@ _GIVE_UP: Final = "UPDATE leader SET holder = NULL, expires_at = clock_timestamp
 class Tick(NamedTuple):
     """A renewal that held.
 
-    Seconds until the next scheduled task is due, and until the next deadline of a waiting one.
+    Seconds until the next scheduled task is due, until the next deadline of a waiting one, and until a schedule fires.
     """
 
     due: float | None
     expiry: float | None
+    fire: float | None
 
 
 class Taken(NamedTuple):
@@ -60,7 +62,7 @@ async def take(connection: HotConnection, holder: UUID) -> Taken | None:
 async def renew(connection: HotConnection, epoch: int, holder: UUID) -> Tick | None:
     """Hold the lead for LEASE_SECONDS more; None when it is lost."""
     rows = await connection.fetch(_RENEW, epoch, holder, LEASE_SECONDS)
-    return Tick(rows[0]["due"], rows[0]["expiry"]) if rows else None
+    return Tick(rows[0]["due"], rows[0]["expiry"], rows[0]["fire"]) if rows else None
 
 
 async def give_up(connection: HotConnection, epoch: int, holder: UUID) -> None:

@@ -160,6 +160,31 @@ queues = Table(
     Column("created_at", _moment, nullable=False, server_default=func.now()),
 )
 
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("queue", Text),  # NULL: the kind's
+    Column("cron", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("missed", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("expires_in", Double),  # seconds from when its task is made
+    Column("created_at", _moment, nullable=False, server_default=func.now()),
+    Column("declared_at", _moment),  # by code: start of the session whose declaration stands here
+    Column("retired_at", _moment),  # by code: its workers were there, and none declared it
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("next_fire_at", _moment),  # NULL: paused, retired, or never again
+    Column("last_fire_at", _moment),
+    Column("last_task", Uuid),
+    CheckConstraint("source IN ('api', 'code')", name="schedules_source"),
+    CheckConstraint("missed IN ('skip', 'run_once', 'run_all')", name="schedules_missed"),
+)
+Index("schedules_due", schedules.c.next_fire_at)  # the cron step, and the leader's tick
+
 leader = Table(  # one row; the epoch is its key, so that a takeover waits for claims that hold it FOR KEY SHARE
     "leader",
     metadata,
