@@ -141,6 +141,11 @@ class Arguments:
     def wants_context(self) -> bool:
         return self._context is not None
 
+    @property
+    def optional(self) -> bool:
+        """True when the payload may be null."""
+        return self._optional
+
     def bind(self, payload: bytes, context: Context | None) -> dict[str, Any]:
         """Return the keyword arguments for one run. Raises InvalidPayload."""
         arguments: dict[str, Any]

@@ -13,6 +13,7 @@ import msgspec
 
 from tacoq_protocol import messages
 from tacoq_protocol.calls import TaskCall
+from tacoq_protocol.cron import Cron
 from tacoq_protocol.durations import Duration, parse_duration
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.messages import KindSpec
@@ -127,6 +128,20 @@ class Handler(Generic[CallP, TaskP, ReturnT, ResultT]):
         self.timeout = self.spec.timeout
         self.retry_on = policy.checked_retry_on(kind)
         self.reference = f"{function.__module__}:{function.__qualname__}"
+
+    def fire_at(self, cron: Cron) -> None:
+        """Give the kind a schedule. Raises ConfigurationError when it has one, or a payload that nobody would give."""
+        if self.spec.cron is not None:
+            raise ConfigurationError(
+                f"handler {self.kind!r} has a schedule already ({self.spec.cron.text!r}): make one expression of both, "
+                "or another handler, or a schedule at run time with `tacoq schedules add`"
+            )
+        if not self.arguments.optional:
+            raise ConfigurationError(
+                f"handler {self.kind!r} needs a payload, and a schedule in code gives none: give its parameters "
+                "defaults, or make the schedule at run time with `tacoq schedules add`"
+            )
+        self.spec = msgspec.structs.replace(self.spec, cron=cron)
 
     def __call__(self, *args: CallP.args, **kwargs: CallP.kwargs) -> ReturnT:
         """Call the function, as if it were not decorated."""

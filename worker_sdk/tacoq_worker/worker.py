@@ -6,8 +6,10 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any, Concatenate, Literal, Never, ParamSpec, Protocol, TypeVar, overload
 
+from tacoq_protocol.cron import Cron, MissedPolicy, cron_problem, timezone_problem
 from tacoq_protocol.durations import Duration
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.http import KIND_PATTERN, QUEUE_PATTERN
@@ -17,7 +19,10 @@ from tacoq_worker.registry import AnyHandler, Backoff, Handler, OnLost, Policy, 
 P = ParamSpec("P")
 A = TypeVar("A")
 R = TypeVar("R")
+C = ParamSpec("C")
+T = ParamSpec("T")
 
+Missed = Literal["skip", "run_once", "run_all"]
 Executor = Literal["thread", "process"]
 THREAD_SLOTS = 100  # waiting costs nothing on the event loop, and little in a thread
 MAX_SLOTS = 10_000
@@ -46,6 +51,31 @@ class TaskDecorator(Protocol):
     ) -> Handler[P, P, Coroutine[Any, Any, R], R]: ...
     @overload
     def __call__(self, function: Callable[[A, Context], R], /) -> Handler[[A, Context], [A], R, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context, P], R], /
+    ) -> Handler[Concatenate[Context, P], P, R, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Handler[P, P, R, R]: ...
+
+
+class CronDecorator(Protocol):
+    """A handler, or a function that needs no arguments but the Context: that becomes one of its own name."""
+
+    # mypy makes Handler[Any, …] of an async handler: its type has an Any in it, so that every overload fits.
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Handler[C, T, A, R], /
+    ) -> Handler[C, T, A, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> Handler[Concatenate[Context, P], P, Coroutine[Any, Any, R], R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Handler[P, P, Coroutine[Any, Any, R], R]: ...
     @overload
     def __call__(
         self, function: Callable[Concatenate[Context, P], R], /
@@ -127,6 +157,27 @@ class Worker:
         _refuse_unknown("@worker.task", options, _TASK_OPTIONS)
         return lambda function: self._register(function, kind, Policy(**options))
 
+    def cron(
+        self, expression: str, /, *, timezone: str = "UTC", missed: Missed = "run_once", **unknown: Never
+    ) -> CronDecorator:
+        """Publish a task without payload at each fire time of a cron expression: `@worker.cron("0 3 * * *")`.
+
+        Above `@worker.task(...)`, or alone, where it registers the function, too. `timezone` is a name of the IANA
+        database. `missed` says what becomes of fire times at which no manager was there: "skip", "run_once" for all
+        of them, or "run_all", the last 100. Raises ConfigurationError, naming what is wrong.
+        """
+        _refuse_unknown("@worker.cron", unknown, ("timezone", "missed"))
+        cron = _checked_cron(expression, timezone, missed)
+
+        def decorate(function: Any) -> Any:
+            handler = function if isinstance(function, Handler) else self._register(function, None, Policy())
+            if self.registry.get(handler.kind) is not handler:
+                raise ConfigurationError(f"@worker.cron on {handler!r}: it belongs to another Worker, take its cron")
+            handler.fire_at(cron)
+            return handler
+
+        return decorate
+
     def _register(self, function: Callable[..., Any], kind: str | None, policy: Policy) -> AnyHandler:
         if not inspect.isfunction(function):
             raise ConfigurationError(f"@worker.task on {function!r}: decorate a function")
@@ -159,6 +210,21 @@ class Worker:
     def __repr__(self) -> str:
         kinds = len(self.registry)
         return f"<Worker queue={self.queue!r} executor={self.executor!r} slots={self.concurrency} kinds={kinds}>"
+
+
+def _checked_cron(expression: object, timezone: object, missed: object) -> Cron:
+    where = f"@worker.cron({expression!r})"
+    if not isinstance(expression, str):
+        raise ConfigurationError(f'{where}: give a cron expression, as in @worker.cron("0 3 * * *")')
+    if problem := cron_problem(expression, datetime.now(UTC)):
+        raise ConfigurationError(f"{where}: {problem}")
+    if not isinstance(timezone, str):
+        raise ConfigurationError(f"{where}: timezone = {timezone!r} is not a string: give one like 'Europe/Lisbon'")
+    if problem := timezone_problem(timezone):
+        raise ConfigurationError(f"{where}: timezone = {problem}")
+    if not isinstance(missed, str) or missed not in list(MissedPolicy):
+        raise ConfigurationError(f'{where}: missed = {missed!r} is none of "skip", "run_once" and "run_all"')
+    return Cron(expression, timezone, MissedPolicy(missed))
 
 
 def _slots(concurrency: int | None, executor: Executor) -> int:
