@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
@@ -18,7 +19,10 @@ from pydantic import ValidationError
 
 from tacoq_protocol.errors import (
     FilterRefused,
+    InvalidSchedule,
     InvalidTask,
+    ScheduleConflict,
+    ScheduleNotFound,
     TacoqError,
     TaskConflict,
     TaskNotFound,
@@ -32,7 +36,10 @@ from tacoq_protocol.http import (
     BulkRequest,
     Cancelled,
     Kinds,
+    NewSchedule,
     Queues,
+    Schedules,
+    ScheduleView,
     TaskFilter,
     TaskPage,
     TaskView,
@@ -56,6 +63,9 @@ _page: Final = msgspec.json.Decoder(TaskPage)
 _bulk_count: Final = msgspec.json.Decoder(BulkCount)
 _bulk_done: Final = msgspec.json.Decoder(BulkDone)
 _unknown: Final = msgspec.json.Decoder(UnknownTask, strict=True)
+
+_schedule: Final = msgspec.json.Decoder(ScheduleView)
+_schedules: Final = msgspec.json.Decoder(Schedules)
 
 WaitLine = TaskView | UnknownTask
 BulkAction = Literal["cancel", "retry"]
@@ -181,6 +191,38 @@ class Manager:
         answer = await self._transport.request("GET", f"/tasks/{task_id}/timeline", action=action)
         return self._model(Timeline, self._of_task(answer, task_id, action), action)
 
+    async def schedules(self) -> Schedules:
+        """Return all schedules, by name, without their payloads."""
+        answer = await self._transport.request("GET", "/schedules", action="list schedules")
+        return self._read(_schedules.decode, self._ok(answer, "list schedules"), "list schedules")
+
+    async def put_schedule(self, name: str, new: NewSchedule) -> ScheduleView:
+        """Make a schedule, or replace it. Raises InvalidSchedule, ScheduleConflict."""
+        return await self._schedule("PUT", name, f"make schedule {name!r}", body=_encoder.encode(new))
+
+    async def pause_schedule(self, name: str) -> ScheduleView:
+        """Let a schedule fire no more. Raises ScheduleNotFound."""
+        return await self._schedule("POST", name, f"pause schedule {name!r}", then="/pause")
+
+    async def resume_schedule(self, name: str) -> ScheduleView:
+        """Let a schedule fire again. Raises ScheduleNotFound."""
+        return await self._schedule("POST", name, f"resume schedule {name!r}", then="/resume")
+
+    async def run_schedule(self, name: str) -> Accepted:
+        """Make a task of a schedule now; after a fault in which the manager may have done so this gives up.
+
+        Raises ScheduleNotFound, InvalidSchedule when its kind does not take its payload any more.
+        """
+        action = f"run schedule {name!r}"
+        answer = await self._transport.request("POST", f"{_path_of(name)}/run", action=action, resend=False)
+        return self._read(_one.decode, self._of_schedule(answer, name, action), action)
+
+    async def remove_schedule(self, name: str) -> None:
+        """Delete a schedule. Raises ScheduleNotFound, ScheduleConflict."""
+        action = f"remove schedule {name!r}"
+        answer = await self._transport.request("DELETE", _path_of(name), action=action)
+        self._of_schedule(answer, name, action)
+
     async def workers(self) -> Workers:
         """Return the worker sessions."""
         return await self._listing(Workers, "/workers")
@@ -192,6 +234,12 @@ class Manager:
     async def kinds(self) -> Kinds:
         """Return the kinds that workers have registered."""
         return await self._listing(Kinds, "/kinds")
+
+    async def _schedule(
+        self, method: str, name: str, action: str, *, then: str = "", body: bytes | None = None
+    ) -> ScheduleView:
+        answer = await self._transport.request(method, _path_of(name) + then, action=action, body=body)
+        return self._read(_schedule.decode, self._of_schedule(answer, name, action), action)
 
     async def _listing(self, model: type[V], path: str) -> V:
         action = f"list {path[1:]}"
@@ -230,6 +278,18 @@ class Manager:
             raise TaskNotFound(task_id)
         return self._ok(answer, action)
 
+    def _of_schedule(self, answer: Answer, name: str, action: str) -> Answer:
+        problem = read_problem(answer.body) if answer.status in (404, 409, 422) else None
+        match answer.status:
+            case 404 if problem and problem.schedule == name:
+                raise ScheduleNotFound(name)
+            case 409 if problem:
+                raise ScheduleConflict(describe(problem), schedule=name)
+            case 422 if problem:
+                raise InvalidSchedule(describe(problem), field=(problem.pointer or "").removeprefix("/") or None)
+            case _:
+                return self._ok(answer, action)
+
     def _ok(self, answer: Answer, action: str) -> Answer:
         if 200 <= answer.status < 300:
             return answer
@@ -252,3 +312,7 @@ class Manager:
 
     def _malformed(self, answer: Answer, action: str, reason: object) -> TacoqError:
         return malformed(answer.status, answer.body, url=self._transport.url, action=action, reason=reason)
+
+
+def _path_of(schedule: str) -> str:
+    return f"/schedules/{quote(schedule, safe='')}"

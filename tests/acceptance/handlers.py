@@ -41,6 +41,16 @@ def add_in_process(x: int, y: int) -> tuple[int, int]:
     return x + y, os.getpid()
 
 
+@worker.cron("0 3 29 2 *", timezone="Europe/Lisbon")  # rarely: tests that count tasks are not to meet it
+@worker.task("reports.nightly", timeout="10s")
+async def nightly(day: str = "yesterday") -> str:
+    return f"report of {day}"
+
+
+@worker.task
+async def tick() -> None: ...
+
+
 @worker.task("orders.bill")
 async def bill(order: Order) -> Bill:
     return Bill(text=f"{order.count} × {order.item}", total=order.count * 3)

@@ -144,6 +144,9 @@ def test_an_error_of_ours(manager: ScriptedManager, args: list[str], error: type
         (["retry"], "give the ID of a task, or say which tasks"),
         (["retry", str(UUID(int=7)), "--kind", "add"], "not both"),
         (["cancel", "--created-before", "yesterday"], "'yesterday' is not a duration"),
+        (["schedules", "--json", "pause", "nightly"], "put --url and --json after pause"),
+        (["schedules", "rm", "a/b"], "'a/b' is not a schedule's name"),
+        (["schedules", "add", "nightly", "add", "0 3 * * *", "--missed", "never"], "'never' is not one of"),
         (["ps", "--state", "lost"], "'lost' is not one of"),
     ],
 )

@@ -1,6 +1,7 @@
-"""The commands that ask a manager: `tacoq publish, cancel, retry, ps, show, workers, queues, kinds`."""
+"""The commands that ask a manager: `tacoq publish, cancel, retry, ps, show, workers, queues, kinds, schedules`."""
 
 from tacoq_publisher.cli.act import cancel, publish, retry
 from tacoq_publisher.cli.look import kinds, ps, queues, show, workers
+from tacoq_publisher.cli.schedules import schedules
 
-__all__ = ["cancel", "kinds", "ps", "publish", "queues", "retry", "show", "workers"]
+__all__ = ["cancel", "kinds", "ps", "publish", "queues", "retry", "schedules", "show", "workers"]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from datetime import timedelta
-from typing import Any, NoReturn, Unpack
+from typing import Unpack
 from uuid import UUID
 
 import click
 
-from tacoq_protocol.errors import InvalidTask, TaskConflict
+from tacoq_protocol.errors import TaskConflict
 from tacoq_protocol.http import Cancelled, TaskFilter
 from tacoq_protocol.states import TaskState
 from tacoq_publisher.cli import asking
@@ -53,7 +51,7 @@ def publish(
 
     Prints the task's id, or with --wait its result. Durations are seconds, or like 90s, 10m, 1h30m.
     """
-    value = _parsed(sys.stdin.read() if payload == "-" else payload)
+    value = asking.json_value(payload)
 
     async def published() -> None:
         async with Publisher(url, retry_for=retry_for) as publisher:
@@ -141,13 +139,3 @@ def _wanted(given: FilterOptions) -> TaskFilter:
 def _refuse_filter(given: FilterOptions) -> None:
     if filter_of(given) != TaskFilter():
         raise click.UsageError("give the ID of a task or a filter, not both")
-
-
-def _parsed(text: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is none of its numbers")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise InvalidTask(f"the payload is not JSON: {error}: quote it for the shell, as in '{{\"x\": 2}}'") from None

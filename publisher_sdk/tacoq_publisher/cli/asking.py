@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict, TypeVar
+from typing import Any, NoReturn, TypedDict, TypeVar
 from uuid import UUID
 
 import click
 import msgspec
 
 from tacoq_protocol.durations import parse_duration
-from tacoq_protocol.errors import ConfigurationError
-from tacoq_protocol.http import TaskFilter, View
+from tacoq_protocol.errors import ConfigurationError, InvalidTask
+from tacoq_protocol.http import SCHEDULE_PATTERN, TaskFilter, View
 from tacoq_protocol.states import TaskState
 from tacoq_publisher.manager import Manager
 from tacoq_publisher.settings import load_settings
@@ -129,6 +131,25 @@ def task_id(value: str) -> UUID:
         return UUID(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a task id: they are UUIDs, as tacoq publish and ps print") from None
+
+
+def schedule_name(value: str) -> str:
+    """Read the name of a schedule."""
+    if not re.fullmatch(SCHEDULE_PATTERN, value):
+        raise click.BadParameter(f"{value!r} is not a schedule's name: up to 200 letters, digits, and _ . : -")
+    return value
+
+
+def json_value(text: str) -> Any:
+    """Read a payload; "-" stands for the standard input. Raises InvalidTask."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is none of its numbers")
+
+    try:
+        return json.loads(sys.stdin.read() if text == "-" else text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise InvalidTask(f"the payload is not JSON: {error}: quote it for the shell, as in '{{\"x\": 2}}'") from None
 
 
 def print_json(value: object) -> None:
