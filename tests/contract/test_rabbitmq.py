@@ -12,9 +12,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from aiormq.abc import AbstractChannel, AbstractConnection
 
 from scripts.private_servers import PrivateRabbit
 from tacoq_protocol.broker import Broker, Declared, LinkState, Outgoing
+from tacoq_protocol.brokers.declare import open_channel
+from tacoq_protocol.brokers.faults import LinkLost
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
 from tacoq_protocol.errors import BrokerError, BrokerUnavailable, ConfigurationError, PublishUnconfirmed
 from tacoq_protocol.topology import Queue, Topology
@@ -204,6 +207,64 @@ async def test_a_consumer_of_a_queue_that_cannot_be_had_does_not_hold_up_the_oth
     await inbox.has(b"x")
     assert not refused.active
     await refused.stop()
+
+
+@pytest_asyncio.fixture
+async def reopening(rabbit: RabbitWorld, monkeypatch: pytest.MonkeyPatch) -> tuple[Broker, asyncio.Event]:
+    """A broker that has connected again and opens its one consumer, until the event lets it go on."""
+    broker, inbox = await rabbit.open(), Inbox()
+    await broker.consume(inbox.consumer(rabbit.queue))
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def held_up(connection: AbstractConnection) -> AbstractChannel:
+        begun.set()
+        await go_on.wait()
+        return await open_channel(connection)
+
+    monkeypatch.setattr("tacoq_protocol.brokers.consuming.open_channel", held_up)
+    await rabbit.lose("one")
+    await begun.wait()
+    return broker, go_on
+
+
+async def test_a_consumer_that_comes_while_others_are_opened_again_is_opened_too(
+    rabbit: RabbitWorld, reopening: tuple[Broker, asyncio.Event]
+) -> None:
+    broker, go_on = reopening
+    consuming = await broker.consume(Inbox().consumer(rabbit.topology.dead_queue))
+    go_on.set()
+    await eventually(lambda: consuming.active)
+
+
+async def test_what_is_declared_while_consumers_are_opened_again_is_there_when_the_link_is_open(
+    rabbit: RabbitWorld, reopening: tuple[Broker, asyncio.Event]
+) -> None:
+    broker, go_on = reopening
+    known = rabbit.topology
+    await broker.declare(Declared(queues=[known.task_queue("late")], bindings=[known.task_binding("late")]))
+    go_on.set()
+    await broker.wait_open(10)
+    await broker.publish([Outgoing(known.tasks.name, "late", FORMAT, b"x")], seconds=10)
+    assert await broker.message_count(known.task_queue_name("late")) == 1
+
+
+async def test_what_a_slow_server_did_not_declare_in_time_is_declared_on_the_same_connection(
+    rabbit: RabbitWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, known = await rabbit.open(), rabbit.topology
+
+    async def too_slow(connection: AbstractConnection, *_: object) -> None:
+        monkeypatch.undo()
+        raise LinkLost("the broker did not answer within 10 s")
+
+    monkeypatch.setattr("tacoq_protocol.brokers.rabbitmq.declare", too_slow)
+    await broker.declare(Declared(queues=[known.task_queue("late")]))
+
+    async def is_there() -> bool:
+        return await broker.message_count(known.task_queue_name("late")) == 0
+
+    await eventually(is_there)
+    assert rabbit.proxies["one"].accepted == 2, "one connection to consume, one to publish"
 
 
 async def test_the_password_is_never_shown(rabbit: RabbitWorld, caplog: pytest.LogCaptureFixture) -> None:

@@ -81,13 +81,16 @@ class RabbitBroker:
     async def declare(self, things: Declared) -> None:
         self._wanted.add(things)
         connection = self._consume.connection
-        if connection is None or not self._consume.ready:
+        if connection is None:
             return
         try:
+            # Also while the link is not ready: its owner may have looked before at what is wanted.
             await self._establish(connection, things)
         except (LinkLost, Refused) as error:
-            # Lost on the way: all is declared after the next connect.
-            log.info("declared after the next connect", extra={"link": self.name, "reason": str(error)})
+            # All is declared with the next connection, or again on this one: it may only have been slow.
+            log.info("declared later", extra={"link": self.name, "reason": str(error)})
+            self._redeclare()
+            self._consume.poke()
         except ConfigurationError as error:
             self._consume.refuse(error)
             raise
@@ -99,8 +102,8 @@ class RabbitBroker:
         )
         self._consuming.append(consuming)
         connection = self._consume.connection
-        if connection is not None and self._consume.ready and not await self._open(consuming, connection):
-            poke()
+        if connection is None or not self._consume.ready or not await self._open(consuming, connection):
+            poke()  # also while the link is not ready: its owner may have looked before at who consumes
         return consuming
 
     async def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> None:
