@@ -278,6 +278,21 @@ def test_what_it_has_waited_for_fires_whatever_the_expression_says_today() -> No
     assert moved.next_fire_at == at + timedelta(hours=1)
 
 
+@pytest.mark.parametrize("nonsense", ["cron = 'daily'", "timezone = 'Europe/Atlantis'"])
+async def test_one_that_this_manager_cannot_read_stops_alone(
+    floor: Floor, nonsense: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A newer manager wrote it, or one with other time zones."""
+    await make(floor, due="1 second")
+    await make(floor, "readable", due="1 second")
+    await floor.connection.execute(f"UPDATE schedules SET {nonsense} WHERE name = 'nightly'")
+    assert await stepped(floor.manager) == 2
+    assert len(await fired(floor)) == 1
+    assert (await row(floor))["next_fire_at"] is None
+    assert "schedule cannot fire" in caplog.text
+    assert await stepped(floor.manager) == 0
+
+
 async def test_paused_it_does_not_fire_and_resumed_it_has_missed_nothing(floor: Floor) -> None:
     await make(floor, due="1 hour")
     paused = await schedules.pause(floor.manager.database, "nightly")

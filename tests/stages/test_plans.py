@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tacoq_manager.store import cancel, claim, reroute, rescue, schedule, settle
+from tacoq_manager.store import cancel, claim, leader, reroute, rescue, schedule, schedules, settle
 from tacoq_manager.store.engine import HOT_SETTINGS
 from tacoq_protocol.ids import new_task_id
 
@@ -26,6 +26,9 @@ STATEMENTS = {
     "settle": (settle._APPLY, 19),
     "promote": (schedule._PROMOTE, 1),
     "overdue": (schedule._OVERDUE, 1),
+    "tick": (leader._RENEW, 3),
+    "schedules due": (schedules._DUE, 1),
+    "schedules move on": (schedules._MOVE_ON, 6),
     "doubtful": (rescue._DOUBTFUL, 3),
     "cancels": (cancel._REQUESTED, 0),
     "reroute": (reroute._REROUTE, 4),
@@ -69,6 +72,18 @@ async def test_no_scan_of_the_live_table_and_no_hash_or_merge_join(connection: C
     for node in await plan_of(connection, name):
         assert node["Node Type"] not in {"Hash Join", "Merge Join", "Bitmap Heap Scan"}, node
         assert (node["Node Type"], node.get("Relation Name")) != ("Seq Scan", "tasks"), node
+
+
+@pytest.mark.parametrize("name", ["tick", "schedules due"])
+async def test_schedules_that_are_due_are_found_by_their_time(connection: Connection, name: str) -> None:
+    (scan,) = [node for node in await plan_of(connection, name) if node.get("Relation Name") == "schedules"]
+    assert (scan["Index Name"], "next_fire_at" in scan["Index Cond"]) == ("schedules_due", True)
+
+
+async def test_schedules_move_on_by_their_names(connection: Connection) -> None:
+    plan = await plan_of(connection, "schedules move on")
+    (scan,) = [node for node in plan if node.get("Relation Name") == "schedules" and "Index Name" in node]
+    assert (scan["Index Name"], "ANY" in scan["Index Cond"]) == ("schedules_pkey", True)
 
 
 async def test_claim_takes_the_head_of_a_lane_without_sorting_it(connection: Connection) -> None:

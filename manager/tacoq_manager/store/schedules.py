@@ -36,7 +36,8 @@ SELECT name, source, kind, queue, cron, timezone, missed, payload, priority, exp
 FROM schedules WHERE next_fire_at <= now() ORDER BY next_fire_at LIMIT $1
 """
 
-# A row that was changed since it was read keeps the fire time that the change gave it.
+# A row that was changed since it was read keeps the fire time that the change gave it. The names stand there twice so
+# that the rows are found by their key, however the statement was planned when there were none.
 _MOVE_ON: Final = """
 UPDATE schedules AS s SET
     next_fire_at = CASE WHEN s.next_fire_at = m.due_at THEN m.next_fire_at ELSE s.next_fire_at END,
@@ -45,7 +46,7 @@ UPDATE schedules AS s SET
     last_task = coalesce(m.task, s.last_task)
 FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[], $5::uuid[], $6::boolean[])
     AS m (name, due_at, next_fire_at, fired_at, task, retired)
-WHERE s.name = m.name
+WHERE s.name = m.name AND s.name = ANY ($1::text[])
 """
 
 _SHOWN: Final = [column for column in schedules.c if column.name not in ("payload", "declared_at")]

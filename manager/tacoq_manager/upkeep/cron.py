@@ -23,7 +23,7 @@ from tacoq_manager.sessions import Sessions
 from tacoq_manager.store import schedules as store
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.upkeep.leader import Leader
-from tacoq_protocol.cron import Cron, MissedPolicy, fire_times
+from tacoq_protocol.cron import Cron, MissedPolicy, cron_problem, fire_times, timezone_problem
 from tacoq_protocol.errors import InvalidTask, TaskConflict
 from tacoq_protocol.http import NewTask
 from tacoq_protocol.ids import task_id_from
@@ -53,7 +53,7 @@ class CronStep:
         due = await store.due(self._connection, MOST)
         if not due:
             return 0
-        firings = [self._retire(one) if self._is_disowned(one) else fire(one) for one in due]
+        firings = [self._look_at(one) for one in due]
         if self._leader.epoch != epoch:  # it took long, or this process was frozen: another fires
             return 0
         await asyncio.gather(*(self._publish(one.name, task) for one, tasks in firings for task in tasks))
@@ -72,14 +72,16 @@ class CronStep:
         else:
             log.info("schedule fired", extra=about)
 
-    def _is_disowned(self, due: store.Due) -> bool:
-        return (
-            due.source == "code" and due.queue is not None and self._sessions.disown(due.queue, due.name, monotonic())
-        )
-
-    def _retire(self, due: store.Due) -> tuple[store.Moved, list[NewTask]]:
-        log.warning("schedule retired: its workers do not declare it any more", extra={"schedule": due.name})
-        return store.Moved(due.name, due.due_at, retired=True), []
+    def _look_at(self, due: store.Due) -> tuple[store.Moved, list[NewTask]]:
+        about = {"schedule": due.name}
+        if due.source == "code" and due.queue and self._sessions.disown(due.queue, due.name, monotonic()):
+            log.warning("schedule retired: its workers do not declare it any more", extra=about)
+            return store.Moved(due.name, due.due_at, retired=True), []
+        if problem := cron_problem(due.cron.text, due.now) or timezone_problem(due.cron.timezone):
+            # Written by a manager of another version, or with other time zones: it waits until it is changed.
+            log.error("schedule cannot fire", extra=about | {"problem": problem})
+            return store.Moved(due.name, due.due_at), []
+        return fire(due)
 
 
 def fire(due: store.Due) -> tuple[store.Moved, list[NewTask]]:
