@@ -34,7 +34,7 @@ async def put(database: Database, sessions: Sessions, name: str, new: NewSchedul
     _check(new, sessions, now := await store.now(database))
     match await store.put(database, name, new, _next(new.cron, new.timezone, now)):
         case None:
-            raise _declared(name, "change the code")
+            raise _declared(name, "change the code; when no worker has it any more, delete it first")
         case bool() as created:
             return await get(database, name), created
         case never:

@@ -98,7 +98,7 @@ class ScheduleNotFound(TacoqError):
     """No schedule has this name."""
 
     def __init__(self, schedule: str) -> None:
-        super().__init__(f"no schedule has the name {schedule!r}: see those there are at GET /v1/schedules")
+        super().__init__(f"no schedule has the name {schedule!r}: see those there are with `tacoq schedules`")
         self.schedule = schedule
 
 
