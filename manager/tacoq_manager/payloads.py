@@ -40,6 +40,8 @@ class PayloadCheck:
             value = _read(payload)
         except msgspec.DecodeError as error:  # JSON, with a number that no double holds
             return str(error)
+        except RecursionError:
+            return "it is nested too deep to be read"
         problem = None
         for validator in validators:
             if validator is None or validator.is_valid(value):

@@ -243,11 +243,12 @@ class Settler:
                     transitions[middle:], refused
                 )
             (offending,) = transitions
-            if offending.release is None or offending.session is None:
+            of_a_report = offending.session is not None or offending.move == "hand_back"
+            if offending.release is None or not of_a_report:
                 raise
             fence, reason = _fence(offending), str(error).replace("\0", "")
             refused.setdefault(fence, reason)
-            if offending.move == "refuse":  # not even its fence: no task can have it
+            if offending.session is None or offending.move == "refuse":  # not even its fence: no task can have it
                 log.error("a report is dropped", extra={"task_id": fence.task_id, "error": reason})
                 return []
             log.error("Postgres refuses a report", extra={"task_id": fence.task_id, "error": reason})
@@ -284,4 +285,6 @@ def _problem(result: bytes) -> str | None:
         _json.decode(result)
     except msgspec.DecodeError as error:
         return f"the result is not JSON: {error}"
+    except RecursionError:
+        return "the result is nested too deep to be read"
     return "the result is not JSON in one line" if b"\n" in result else None

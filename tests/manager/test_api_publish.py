@@ -146,6 +146,9 @@ async def test_what_is_not_json_is_400(served: Served) -> None:
             status, problem = await served.ask("POST", path, data=body)
             assert status == 400, body
             assert problem["detail"].startswith("the body is not JSON")
+    deep = json.dumps(task(payload="#")).replace('"#"', "[" * 100_000 + "]" * 100_000).encode()
+    status, problem = await served.ask("POST", "/v1/tasks", data=deep)
+    assert (status, problem["detail"]) == (400, "the body is nested too deep to be read")
     assert (await served.ask("POST", "/v1/tasks", data=bad_payload))[0] == 400
     assert (await served.ask("POST", "/v1/tasks/batch", data=b'{"tasks": [' + bad_payload + b"]}"))[0] == 400
     assert await stored(served) == []

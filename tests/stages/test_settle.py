@@ -117,6 +117,20 @@ async def test_release_that_no_column_holds_is_dropped_and_disturbs_nobody(relea
     assert [await released.state(r.task_id) for r in (one, two)] == ["queued", "completed"]
 
 
+async def test_return_of_a_release_that_no_column_holds_is_dropped_too(released: Floor) -> None:
+    one, two, _ = released.releases
+    returned = Returned(one.task_id, 2**40, ReturnReason.SHUTDOWN)
+    await released.report(returned, Completed(two.task_id, 1, NOW, 0.1, b"5"))
+    assert [await released.state(r.task_id) for r in (one, two)] == ["queued", "completed"]
+
+
+async def test_result_that_is_nested_too_deep_fails_its_own_task_only(released: Floor) -> None:
+    one, two, _ = released.releases
+    deep = b"[" * 100_000 + b"]" * 100_000
+    await released.report(Completed(one.task_id, 1, NOW, 0.1, deep), Completed(two.task_id, 1, NOW, 0.1, b"5"))
+    assert [await released.state(r.task_id) for r in (one, two)] == ["failed", "completed"]
+
+
 @pytest.mark.parametrize("state", ["25006", "53100", "40P01", "58030"])
 async def test_report_is_not_refused_for_a_trouble_of_the_server(released: Floor, state: str) -> None:
     """Read only, disk full, a deadlock again and again, files that cannot be written: the report is not at fault."""

@@ -59,6 +59,8 @@ async def read(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
         raise _misfit(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "the body is nested too deep to be read") from None
 
 
 def task_id_of(request: Request) -> UUID:
