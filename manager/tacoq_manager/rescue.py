@@ -94,6 +94,7 @@ class Rescuer:
         if self._leader.epoch is None or steady is None:
             self._absent.clear()
             self._forget_old()
+            self._let_go(keep=())
             return 0
         if not self._credit.total():
             self._redelivered.clear()
@@ -108,6 +109,7 @@ class Rescuer:
         live = {session.session for session in self._sessions.live()}  # with those that joined while Postgres was asked
         gone = self._gone({item.session for item in doubtful if item.session is not None} - live)
         if time.monotonic() - steady < LEASE_SECONDS:
+            self._let_go(keep=())
             return 0  # who has not been heard since presence works again may still be there
         listed = frozenset().union(*(session.running for session in self._sessions.live()))
         doubtful = [item for item in doubtful if item.fence not in listed]
@@ -138,6 +140,8 @@ class Rescuer:
             # Any of them may be a suspect's. For a while nothing is added, so that the queue is seen empty.
             self._hold_back(queue)
             suspects = [item for item in suspects if item.started or item.fence in self._redelivered]
+        elif queue in self._held_back:
+            self._hold_back(queue)  # it was seen empty; a suspect may be in a session's hands for as long as it likes
         if not suspects:
             return []
         inventory = await self._presence.inventory(queue, INVENTORY_SECONDS)

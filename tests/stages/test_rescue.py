@@ -154,6 +154,33 @@ async def test_queue_that_is_not_empty_beside_a_suspect_is_held_back_by_turns(sc
     assert await floor.manager.dispatcher.step() == 1
 
 
+async def test_queue_that_was_seen_empty_is_let_go_although_its_suspect_is_held(scene: Scene) -> None:
+    """It may wait in its worker behind a run of hours, beside workers that are idle."""
+    floor = scene.floor
+    await scene.message_that_nobody_takes()
+    await floor.accept()
+    await scene.state_after_step()
+    scene.held = {floor.session: frozenset({Fence(scene.task_id, 1)})}
+    await floor.manager.broker.purge(floor.manager.topology.task_queue_name("default"))
+    for _ in range(2):
+        assert await scene.state_after_step() == "queued"
+    assert await floor.manager.dispatcher.step() == 1
+
+
+@pytest.mark.parametrize("gap", ["lasts", "is over"])
+async def test_queue_is_let_go_when_presence_does_not_work(scene: Scene, gap: str) -> None:
+    """Nobody is rescued for a lease from then on; work is to go on at once."""
+    floor = scene.floor
+    await scene.message_that_nobody_takes()
+    await floor.accept()
+    await scene.state_after_step()
+    floor.manager.sessions.interrupt()
+    if gap == "is over":
+        floor.manager.sessions.own_beat(time.monotonic())
+    await scene.state_after_step()
+    assert await floor.manager.dispatcher.step() == 1
+
+
 async def test_queue_is_let_go_when_there_is_no_suspect_any_more(scene: Scene) -> None:
     floor = scene.floor
     await scene.message_that_nobody_takes()
