@@ -136,7 +136,7 @@ class Dispatcher:
     async def _dispatch(self, queue: str, epoch: int) -> int:
         while takes := self._turn(queue):
             await self._declare(queue)
-            was_idle = self._credit.used(queue) < self._sessions.slots(queue)
+            was_idle = self._credit.used(queue) < self._sessions.capacity(queue)
             with self._unpublished.watching(queue):
                 claimed = await self._claim(queue, takes, epoch)
                 if claimed:
@@ -150,7 +150,7 @@ class Dispatcher:
     def _turn(self, queue: str) -> list[Take]:
         """What each lane may give now: none when a live session of the queue does not know its kind."""
         knows = partial(self._sessions.known_by_all, queue)
-        purse = FreeSlots(self._credit, queue, self._sessions.slots(queue), knows)
+        purse = FreeSlots(self._credit, queue, self._sessions.capacity(queue), knows)
         return self._lanes.turn(queue, purse, CLAIM_TASKS)
 
     async def _claim(self, queue: str, takes: Sequence[Take], epoch: int) -> list[Claimed]:

@@ -342,7 +342,7 @@ class Manager:
 
     def _credit_left(self) -> dict[str, int]:
         queues = self.sessions.queues()
-        return {queue: max(0, int(self.sessions.slots(queue) - self.credit.used(queue))) for queue in queues}
+        return {queue: max(0, int(self.sessions.capacity(queue) - self.credit.used(queue))) for queue in queues}
 
     def _while_leading(self, step: Step) -> Step:
         async def stepped() -> int:

@@ -201,6 +201,12 @@ class Sessions:
         """Slots of the queue's live sessions that take work."""
         return sum(state.slots for state in self._live.values() if state.queue == queue and not state.draining)
 
+    def capacity(self, queue: str) -> int:
+        """`slots`, and those in which draining sessions still have what was released to them before."""
+        return self.slots(queue) + sum(
+            min(state.held, state.slots) for state in self._live.values() if state.queue == queue and state.draining
+        )
+
     def known_by_all(self, queue: str, kind: str) -> bool:
         """True when the queue has sessions that take work, and every one of them knows the kind."""
         taking = any(state.queue == queue and not state.draining for state in self._live.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -22,7 +23,7 @@ from tacoq_protocol.broker import Declared, LinkState
 from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed, Unroutable
 from tacoq_protocol.http import MAX_PAYLOAD_BYTES
-from tacoq_protocol.messages import Completed, KindSpec, Started
+from tacoq_protocol.messages import Completed, Heartbeat, KindSpec, Started
 from tests.stages.floor import Floor
 from tests.support.eventually import eventually
 
@@ -35,6 +36,23 @@ async def test_no_more_is_released_than_there_are_free_slots(floor: Floor) -> No
     assert await floor.dispatch() == 4
     await floor.report(Completed(floor.releases[0].task_id, 1, NOW, 1.0, b"1"))
     assert await floor.dispatch() == 1
+
+
+async def test_runs_of_a_worker_that_drains_take_no_slot_of_the_one_that_comes_after_it(floor: Floor) -> None:
+    floor.join("k", slots=4)
+    await floor.accept(10)
+    assert await floor.dispatch() == 4
+    floor.join("k", slots=4, session=uuid4())
+
+    def drain(held: int) -> None:
+        beat = Heartbeat(floor.session, "default", 4, held, [], "('k',)", "0", draining=True)
+        floor.manager.sessions.heartbeat(beat, time.monotonic())
+
+    drain(held=4)
+    assert await floor.dispatch() == 4
+    await floor.report(*[Completed(release.task_id, 1, NOW, 1.0, b"1") for release in floor.releases[:4]])
+    drain(held=0)
+    assert await floor.dispatch() == 0
 
 
 async def test_order_is_priority_then_accept(floor: Floor) -> None:
