@@ -207,15 +207,19 @@ class Settler:
                 assert_never(report)
 
     async def _apply_until_done(self, transitions: Sequence[Transition], refused: dict[Fence, str]) -> None:
-        while True:
+        """Apply all, however long Postgres is away. What may have been too much for one statement comes in parts."""
+        applied: list[Applied] = []
+        left, most = transitions, len(transitions)
+        while left:
             try:
-                applied = await self._apply(transitions, refused)
+                applied += await self._apply(left[:most], refused)
             except DatabaseUnavailable as error:
-                log.warning("reports wait for Postgres", extra={"reports": len(transitions), "error": str(error)})
+                log.warning("reports wait for Postgres", extra={"reports": len(left), "error": str(error)})
+                most = max(1, most // 2)
                 await asyncio.sleep(RETRY_SECONDS)
-                continue
-            self._count_stale(transitions, applied)
-            return
+            else:
+                left, most = left[most:], 2 * most
+        self._count_stale(transitions, applied)
 
     def _count_stale(self, transitions: Sequence[Transition], applied: Sequence[Applied]) -> None:
         if len(applied) < len(transitions):

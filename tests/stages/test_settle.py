@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,8 +11,8 @@ import pytest
 
 from tacoq_manager.settle import RETRY_SECONDS
 from tacoq_manager.store import settle as store
-from tacoq_manager.store.engine import DatabaseUnavailable
-from tacoq_manager.transitions import complete
+from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
+from tacoq_manager.transitions import Transition, complete
 from tacoq_protocol import codec
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import (
@@ -166,6 +167,29 @@ async def test_reports_wait_for_postgres_unacked(released: Floor, monkeypatch: p
     one = released.releases[0]
     await released.report(Completed(one.task_id, 1, NOW, 0.1, b"5"))
     assert (tries, await released.state(one.task_id)) == (3, "completed")
+
+
+async def test_reports_that_are_too_much_for_one_statement_are_settled_in_parts(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply = store.apply
+    sizes: list[int] = []
+
+    async def in_time(connection: HotConnection, transitions: Sequence[Transition]) -> list[store.Applied]:
+        sizes.append(len(transitions))
+        if len(transitions) > 2:
+            raise DatabaseUnavailable("it took too long")
+        return await apply(connection, transitions)
+
+    floor.join("k")
+    ids = await floor.accept(9)
+    await floor.dispatch()
+    monkeypatch.setattr("tacoq_manager.settle.store.apply", in_time)
+    monkeypatch.setattr("tacoq_manager.settle.RETRY_SECONDS", RETRY_SECONDS / 100)
+    async with asyncio.timeout(20):
+        await floor.report(*[Completed(task_id, 1, NOW, 0.1, b"5") for task_id in ids])
+    assert {await floor.state(task_id) for task_id in ids} == {"completed"}
+    assert sum(size for size in sizes if size <= 2) == 9
 
 
 async def test_commit_whose_answer_was_lost_is_applied_again_and_stale(
