@@ -132,9 +132,11 @@ async def test_result_that_is_nested_too_deep_fails_its_own_task_only(released: 
     assert [await released.state(r.task_id) for r in (one, two)] == ["failed", "completed"]
 
 
-@pytest.mark.parametrize("state", ["25006", "53100", "40P01", "58030"])
+@pytest.mark.parametrize("state", ["25006", "53100", "40P01", "58030", "42P01", "55P03"])
 async def test_report_is_not_refused_for_a_trouble_of_the_server(released: Floor, state: str) -> None:
-    """Read only, disk full, a deadlock again and again, files that cannot be written: the report is not at fault."""
+    """Read only, disk full, a deadlock again and again, files that cannot be written, a table that a migration has
+    taken away for a moment, or has locked: the report is not at fault.
+    """
     await released.connection.execute(
         f"""CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = '{state}'; END $$"""

@@ -48,6 +48,9 @@ UNREACHABLE = (
     asyncpg.InvalidCatalogNameError,  # there is no such database; while a manager runs: not yet again
 )
 
+# A migration is at work, or a grant is missing: it says nothing about the data, which has to wait for it.
+UNFIT = (asyncpg.SyntaxOrAccessError, asyncpg.ObjectNotInPrerequisiteStateError)
+
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
 
@@ -94,6 +97,9 @@ class HotConnection:
                 except LOST as error:
                     await self._drop()
                     raise DatabaseUnavailable(f"the connection to Postgres broke: {_text(error)}") from error
+                except UNFIT as error:
+                    await self._drop()  # the next one is set up anew
+                    raise DatabaseUnavailable(f"Postgres cannot run the statement now: {_text(error)}") from error
                 except asyncio.CancelledError:
                     await self._drop()  # asyncpg may be in the middle of a protocol exchange
                     raise
