@@ -76,6 +76,7 @@ class Dispatcher:
         self._changed = asyncio.Event()
         self._declared: set[str] = set()
         self._held: set[str] = set()
+        self._failed: dict[str, float] = {}  # queues that the broker took nothing for, since when
 
     def taken(self, taken: Taken) -> None:
         """This manager leads from now on."""
@@ -125,13 +126,22 @@ class Dispatcher:
         async with self._round:
             await self._unpublished.give_back()
             released = 0
-            for queue in self._lanes.queues():
+            for queue in sorted(self._lanes.queues(), key=lambda queue: self._failed.get(queue, 0.0)):
                 epoch = self._leader.epoch
                 if self._finishing or epoch is None or self._broker.state is not LinkState.OPEN:
                     return 0
                 if queue not in self._held:
-                    released += await self._dispatch(queue, epoch)
+                    released += await self._dispatch_or_put_last(queue, epoch)
             return released
+
+    async def _dispatch_or_put_last(self, queue: str, epoch: int) -> int:
+        try:
+            released = await self._dispatch(queue, epoch)
+        except BrokerError:
+            self._failed[queue] = time.monotonic()  # the others are not to wait for it
+            raise
+        self._failed.pop(queue, None)
+        return released
 
     async def _dispatch(self, queue: str, epoch: int) -> int:
         while takes := self._turn(queue):

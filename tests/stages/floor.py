@@ -46,18 +46,23 @@ class Floor:
     def releases(self) -> list[Release]:
         return [release for message in self.messages for release in message]
 
-    def join(self, *kinds: str, slots: int = 10, session: UUID | None = None, on_lost: str = "retry") -> None:
+    def join(
+        self,
+        *kinds: str,
+        slots: int = 10,
+        session: UUID | None = None,
+        on_lost: str = "retry",
+        queue: str = "default",
+    ) -> None:
         """A session registers that knows these kinds."""
         specs = [KindSpec(kind, on_lost=on_lost) for kind in kinds]
-        register = Register(
-            session or self.session, "default", slots, specs, str(kinds), "host", 1, "0", datetime.now(UTC)
-        )
+        register = Register(session or self.session, queue, slots, specs, str(kinds), "host", 1, "0", datetime.now(UTC))
         self.manager.sessions.register(register, time.monotonic())
 
     async def accept(self, count: int = 1, kind: str = "k", *, payload: bytes = b"1", **options: Any) -> list[UUID]:
         """Accept tasks in one batch; return their ids."""
         tasks = [
-            NewTask(id=new_task_id(), kind=kind, payload=msgspec.Raw(payload), queue="default", **options)
+            NewTask(id=new_task_id(), kind=kind, payload=msgspec.Raw(payload), **{"queue": "default", **options})
             for _ in range(count)
         ]
         accepting = asyncio.ensure_future(self.manager.accepter.accept(tasks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID, uuid4
@@ -19,7 +19,7 @@ from tacoq_manager.store.claim import CLAIM_BYTES
 from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_manager.store.leader import LEASE_SECONDS
 from tacoq_manager.transitions import MAX_CRASHES, cancel, lose
-from tacoq_protocol.broker import Declared, LinkState
+from tacoq_protocol.broker import Declared, LinkState, Outgoing
 from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed, Unroutable
 from tacoq_protocol.http import MAX_PAYLOAD_BYTES
@@ -186,6 +186,28 @@ async def test_publish_that_is_not_confirmed_is_given_back_with_its_release_open
     assert floor.manager.credit.released("default") == 0
     assert await floor.dispatch() == 1
     assert floor.releases[0].release == 2
+
+
+async def test_queue_that_the_broker_takes_nothing_for_holds_up_no_other(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A length limit that somebody gave it, say: its backlog stands first, round after round."""
+    publish = floor.manager.broker.publish
+
+    async def refuse_full(messages: Sequence[Outgoing], *, seconds: float) -> None:
+        if any(message.routing_key == "full" for message in messages):
+            raise PublishUnconfirmed("it is full")
+        await publish(messages, seconds=seconds)
+
+    floor.join("k", slots=4, queue="full", session=uuid4())
+    await floor.accept(10, queue="full")
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    monkeypatch.setattr(floor.manager.broker, "publish", refuse_full)
+    for _ in range(2):
+        with pytest.raises(PublishUnconfirmed):
+            await floor.manager.dispatcher.step()
+    assert await floor.state(task_id) == "queued"
 
 
 async def recounted(floor: Floor) -> int:
