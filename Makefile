@@ -47,7 +47,7 @@ bench: install ## no-op tasks end to end, on RabbitMQ and Postgres (ARGS="--task
 	@$(PY) -m benchmarks.noop --rabbitmq $(ARGS)
 
 test: install ## the whole test suite (Postgres and RabbitMQ: found, started or installed)
-	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest -n 3 --dist loadfile $(ARGS)
 
 faults: install ## break everything at random under load, for minutes (SEED=1 repeats, FOR=60 seconds)
 	@FAULTS_SEED=$(SEED) FAULTS_SECONDS=$(FOR) $(PY) scripts/services.py run --no-fsync -- $(PY) -m tests.faults $(ARGS)

@@ -32,7 +32,7 @@ def main() -> int:
     print(f"FAULTS_SEED={seed}", flush=True)
     with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as verdicts:
         env = {**os.environ, "FAULTS_LONG": "1", "FAULTS_SEED": seed, "FAULTS_VERDICTS": verdicts.name}
-        command = [sys.executable, "-m", "pytest", HERE, "-n", "2", "--dist", "loadfile", *sys.argv[1:]]
+        command = [sys.executable, "-m", "pytest", HERE, "-n", "3", "--dist", "loadfile", *sys.argv[1:]]
         failed = subprocess.run(command, env=env, check=False).returncode
         sums = total(verdicts.read())
     if failed:

@@ -121,7 +121,7 @@ class Race:
     def __init__(self, url: str, settling: asyncpg.Connection[Any], look: asyncpg.Connection[Any]) -> None:
         self.url, self.settling, self.look = url, settling, look
         unset = [None] * 9  # times, limits, retry_of and trace
-        self.row = accept.Row._make([new_task_id(), "k", "q", 0, b"1", b"f" * 16, *unset, True])
+        self.row = accept.Row._make([new_task_id(), "k", "q", 0, "", b"1", b"f" * 16, *unset, True])
 
     async def resend(self, *, commit: bool) -> accept.Stored:
         """Settle and resend so that the resend's insert meets the settle's row; return its answer."""
