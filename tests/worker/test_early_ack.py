@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tacoq_protocol.broker import BrokerFactory, Consuming, Outgoing
+from tacoq_protocol.broker import BrokerFactory, Consumer, Consuming, Outgoing
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
 from tacoq_protocol.codec import REPORTS
@@ -430,6 +430,38 @@ async def test_consuming_anew_with_every_slot_taken_takes_nothing(hub: MemoryHub
         assert bench.session._intake.active
         bench.go_on["long"].set()
         await bench.runs("next")
+
+
+class OpenedSlowly(MemoryBroker):
+    """The session's own link; a consumer is opened when the gate is."""
+
+    gate: asyncio.Event
+
+    async def consume(self, consumer: Consumer) -> Consuming:
+        await self.gate.wait()
+        return await super().consume(consumer)
+
+
+async def test_a_slot_that_is_freed_while_the_consumer_is_opened_anew_counts(hub: MemoryHub) -> None:
+    bench, gate = Bench(1), asyncio.Event()
+    gate.set()
+    slowly = type("Slowly", (OpenedSlowly,), {"gate": gate})
+    async with bench.at_work(lambda name: (slowly if "worker" in name else MemoryBroker)(hub, name)):
+        (long,) = await bench.release("long")
+        await bench.runs("long")
+        bench.grow_old(long)
+        bench.sweep()
+        await bench.acked_early(long)
+        await bench.manager.until(lambda: bench.prefetch == 0)
+        gate.clear()
+        await bench.manager.control(bench.session.id, Rebuild())
+        await bench.manager.until(lambda: bench.session._intake._consuming is None)
+        bench.go_on["long"].set()
+        await bench.manager.until(lambda: not bench.held)
+        gate.set()
+        await bench.release("next")
+        await bench.runs("next")
+        bench.go_on["next"].set()
 
 
 async def test_a_run_that_grows_long_in_a_drain_is_acked_too(hub: MemoryHub, make_broker: BrokerFactory) -> None:

@@ -58,6 +58,7 @@ class Intake:
         if not self._closed:
             consumer = Consumer(self._queue, self._delivered, self._early.begin(), on_lost=self._lost)
             self._consuming = await self._broker.consume(consumer)
+            self._early.look()  # runs may have ended while it was opened
         if self._closed and self._consuming is not None:
             await self._consuming.stop()
 

@@ -49,24 +49,30 @@ class EarlyAcks:
             self._ack(message)
         else:
             self._due.add(message)
-            self._look()
+            self.look()
 
     def ended(self, held: Iterable[Held]) -> None:
         """The outcomes of these are confirmed."""
         self._runs.difference_update(held)
         self._earlier = {message for message in self._earlier if message.unconfirmed}
-        self._look()
+        self.look()
 
     def lost(self) -> None:
         """What was at hand comes again, to whoever consumes: only runs whose messages were acked have slots now."""
         self._earlier.clear()
         self._due.clear()
-        self._look()
+        self.look()
 
     def begin(self) -> int:
         """Return the prefetch for a new consumer, with nothing at hand."""
         self.prefetch = self._room()
         return self.prefetch
+
+    def look(self) -> None:
+        """Change the consumer when it is not as it should be, and there is one."""
+        self._news.set()
+        if self._changing is None and self._wanted():
+            self._changing = asyncio.create_task(self._change_while_wanted(), name="tacoq-prefetch")
 
     def stop(self) -> None:
         """The consumer is stopped: acks let nothing in any more."""
@@ -79,11 +85,6 @@ class EarlyAcks:
 
     def _room(self) -> int:
         return max(0, self._slots - len(self._runs) - len(self._earlier))
-
-    def _look(self) -> None:
-        self._news.set()
-        if self._changing is None and self._wanted():
-            self._changing = asyncio.create_task(self._change_while_wanted(), name="tacoq-prefetch")
 
     def _wanted(self) -> bool:
         return not self._stopped and (bool(self._due) or self._room() != self.prefetch)
