@@ -8,6 +8,7 @@ report; else it is handed back, for another session may run it.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from tacoq_worker.slots import Slots
 log = logging.getLogger("tacoq.worker")
 
 MAX_EARLY_CANCELS = 10_000
+AGAIN_SECONDS = 1.0  # for lost messages to come again, once there is a consumer
 
 
 class Intake:
@@ -52,6 +54,7 @@ class Intake:
         self.held: dict[Fence, Held] = {}
         self._early = EarlyAcks(prefetch, self.held, consuming=lambda: self._consuming)
         self.taken = 0  # messages, ever
+        self._lost_at = 0.0  # monotonic: when messages were lost, or could last not come again
 
     async def start(self) -> None:
         """Consume from now on, unless `stop` came before, or comes meanwhile."""
@@ -109,6 +112,18 @@ class Intake:
             if all(held.start_confirmed or self.held.get(held.fence) is not held for held in message.held):
                 self._early.ack(message)
 
+    def message_lost(self, runs: Iterable[Held], now: float) -> None:
+        """The broker has back the messages of these runs, and they may come again for a moment.
+
+        Then others have them, and hand them back: that frees no slot here. Without this a session would take new
+        releases for slots that it has not, and hold them for as long as the runs last.
+        """
+        if not self.active:
+            self._lost_at = now
+        elif now - self._lost_at > AGAIN_SECONDS:
+            self._early.missing(runs)
+            self.hand_back(self._slots.waiting(), ReturnReason.SLOW)  # came meanwhile, for those slots
+
     def hand_back(self, held: Iterable[Held], reason: ReturnReason) -> None:
         """Return those that no slot has taken."""
         for one in held:
@@ -153,12 +168,14 @@ class Intake:
             elif message not in held.messages:
                 held.messages = [earlier for earlier in held.messages if not earlier.lost]
                 held.arrived_in(message)
+                self._early.came_again(held)
         if message.unconfirmed == 0:  # a message without releases
             delivery.ack()
         self._slots.offer(to_run)
 
     def _lost(self) -> None:
         """The broker has back what is not acked."""
+        self._lost_at = time.monotonic()
         for held in self.held.values():
             for message in held.messages:
                 message.lost = True

@@ -3,7 +3,8 @@
 RabbitMQ closes the channel of a message that is not acked for half an hour. A run may take longer, and once its start
 is on record nobody needs its message. But an ack lets the broker send one more, while the slot is still taken. So
 before it the consumer is changed: what an earlier consumer was given can be acked and nothing comes for it, and the
-present one gets a prefetch of the slots less all that was at hand.
+present one gets a prefetch of the slots less all that was at hand. It is the same for a run whose message was lost with
+its connection and went to another session, which took it off the queue: it has a slot, and no message here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ CHANGE_SECONDS: Final = 1.0  # from one change of the consumer to the next, whil
 
 
 class EarlyAcks:
-    """`prefetch` is that of the present consumer. While no run is long it is the slots, and nothing is done here.
+    """`prefetch` is that of the present consumer: the slots, and nothing is done, while each run has a message at hand.
 
     `held` is all that the session holds, `consuming` tells the present consumer, if there is one.
     """
@@ -30,7 +31,7 @@ class EarlyAcks:
         self._slots = slots
         self._held = held
         self._consuming = consuming
-        self._runs: set[Held] = set()  # their messages are acked, their outcomes not confirmed
+        self._runs: set[Held] = set()  # no message at hand stands for them, and their outcomes are not confirmed
         self._earlier: set[Message] = set()  # given to earlier consumers, not acked
         self._due: set[Message] = set()  # to be acked with the next change
         self._changed_at = float("-inf")
@@ -58,10 +59,25 @@ class EarlyAcks:
         self.look()
 
     def lost(self) -> None:
-        """What was at hand comes again, to whoever consumes: only runs whose messages were acked have slots now."""
+        """What was at hand comes again, to whoever consumes; until it is `missing`, room is kept for it."""
         self._earlier.clear()
         self._due.clear()
         self.look()
+
+    def missing(self, runs: Iterable[Held]) -> None:
+        """The lost messages of these runs did not come again. Their slots are taken all the same."""
+        for held in runs:
+            for message in held.messages:
+                message.held.clear()
+            held.messages.clear()
+            self._runs.add(held)
+        self.look()
+
+    def came_again(self, held: Held) -> None:
+        """A message at hand stands for this run again."""
+        if held in self._runs:
+            self._runs.discard(held)
+            self.look()
 
     def begin(self) -> int:
         """Return the prefetch for a new consumer, with nothing at hand."""

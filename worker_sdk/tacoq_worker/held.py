@@ -34,7 +34,7 @@ class Message:
 
 
 class Held:
-    """A release this session holds. `messages`: every delivery that brought it and was not acked early.
+    """A release this session holds. `messages`: every delivery that brought it and may still have to be acked.
 
     `handler` is None for a release that only waits to be handed back.
     """

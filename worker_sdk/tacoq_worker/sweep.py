@@ -42,6 +42,7 @@ class Sweep:
         """Look at every run once, at monotonic time `now`; return how many there are."""
         running = self._slots.running()
         long: list[Held] = []
+        lost: list[Held] = []
         for held in running:
             if held.run is None or not held.run.began:
                 continue
@@ -50,8 +51,12 @@ class Sweep:
                 self._hand_back_rest(held)
             if age > self._pace.started_after and not held.start_reported:
                 self._reporter.started(held)
-            if age > self._pace.ack_deadline and held.messages:
+            if held.messages and held.messages[-1].lost:
+                lost.append(held)
+            elif held.messages and age > self._pace.ack_deadline:
                 long.append(held)
+        if lost:
+            self._intake.message_lost(lost, now)
         if long:
             self._intake.ack_early(long)
         return len(running)
