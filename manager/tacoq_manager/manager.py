@@ -23,6 +23,7 @@ from tacoq_manager.cancel import REMIND_SECONDS, Canceller
 from tacoq_manager.credit import Credit
 from tacoq_manager.dead_letters import DeadLetters
 from tacoq_manager.dispatch import FINISH_SECONDS, Dispatcher
+from tacoq_manager.drain import Drainer
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.news import News
@@ -137,6 +138,7 @@ class Manager:
             on_lost=self._session_lost,
         )
         self.canceller = Canceller(database, self.settler, self.presence)
+        self.drainer = Drainer(sessions, self.presence)
         self.bulk = Bulk(database, self.canceller, self.accepter)
         self.rescuer = Rescuer(
             upkeep,

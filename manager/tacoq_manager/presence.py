@@ -153,7 +153,11 @@ class Presence:
     async def joined(self, sessions: Iterable[UUID]) -> None:
         """Return when all of these have introduced themselves."""
         wanted = frozenset(sessions)
-        while not wanted <= {state.session for state in self._sessions.live() if state.introduced}:
+        await self.until(lambda: wanted <= {state.session for state in self._sessions.live() if state.introduced})
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when `condition` holds; looked at whenever a session is heard, or ends."""
+        while not condition():
             self._heard_session.clear()
             await self._heard_session.wait()
 
@@ -241,6 +245,7 @@ class Presence:
 
     def _ended(self, session: UUID, queue: str, state: str, detail: str | None) -> None:
         self.registrar.ended(session, state, detail)
+        self._heard_session.set()
         for question in self._questions.values():
             question.answered.set()  # one less to wait for
         self._on_change(queue)

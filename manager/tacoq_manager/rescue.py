@@ -132,8 +132,8 @@ class Rescuer:
         """Of `suspects`, return those no message, no live session and no report on its way can belong to."""
         name = self._topology.task_queue_name(queue)
         waiting = await self._broker.message_count(name)
-        if waiting and not self._sessions.live(queue):
-            # Nobody is there to take them; whoever comes would run them beside their next release.
+        if waiting and not self._sessions.slots(queue):
+            # Nobody takes them; whoever comes, or goes on after a drain, would run them beside their next release.
             purged = await self._broker.purge(name)
             log.warning("messages of a queue without workers taken back", extra={"queue": queue, "messages": purged})
         elif waiting:

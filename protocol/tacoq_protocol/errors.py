@@ -10,6 +10,7 @@
     ├── InvalidSchedule           the manager refuses the schedule as it is (HTTP 422); nothing was stored
     ├── ScheduleConflict          the schedule is declared by code, and not to be changed otherwise (HTTP 409)
     ├── ScheduleNotFound          no schedule has this name (HTTP 404)
+    ├── WorkerNotFound            no worker session has this id, or it does not live any more (HTTP 404)
     ├── ManagerError              the manager answered something else than it should
     │   └── ManagerUnavailable    not reachable, or 503, until the deadline
     ├── WaitTimeout               the task was not final in time; it goes on (also a TimeoutError)
@@ -100,6 +101,14 @@ class ScheduleNotFound(TacoqError):
     def __init__(self, schedule: str) -> None:
         super().__init__(f"no schedule has the name {schedule!r}: see those there are with `tacoq schedules`")
         self.schedule = schedule
+
+
+class WorkerNotFound(TacoqError):
+    """No worker session has this id, or none that lives, where it has to."""
+
+    def __init__(self, session: UUID) -> None:
+        super().__init__(f"no live worker session has the id {session}: it left, was lost, or never was")
+        self.session = session
 
 
 class ManagerError(TacoqError):

@@ -295,6 +295,24 @@ class WorkerView(View):
     seen_at: datetime
     rss_bytes: int | None = None
     loop_blocked: bool = False
+    detail: str | None = Field(None, description="How it ended")
+
+
+class RunView(View):
+    """A run of a worker session; `started_at` is by the worker's clock, None while the start is not on record."""
+
+    id: UUID
+    kind: str
+    state: TaskState
+    release: int
+    attempt: int
+    started_at: datetime | None
+
+
+class WorkerDetail(WorkerView):
+    """A worker session and what runs there: the oldest runs, those that its reports or its heartbeats told of."""
+
+    running: list[RunView]
 
 
 class QueueView(View):
@@ -321,6 +339,21 @@ class KindView(View):
     payload_schema: dict[str, Any]
     result_schema: dict[str, Any]
     seen_at: datetime
+
+
+class WhichWorkers(BaseModel):
+    """Live sessions: all of this queue, on this host, or both. At least one is given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    queue: str | None = None
+    host: str | None = None
+
+
+class DrainWorkers(WhichWorkers):
+    """Body of `POST /v1/workers/drain`."""
+
+    leave: bool = Field(False, description="End the session once what runs has ended")
 
 
 class Workers(View):

@@ -59,6 +59,7 @@ class ReturnReason(StrEnum):
     """Why a release was not run: costs no attempt."""
 
     SHUTDOWN = "shutdown"
+    DRAINING = "draining"
     REDELIVERED = "redelivered"  # the broker gave it a second time; another session may still run it
     UNKNOWN_KIND = "unknown_kind"
     SLOW = "slow"  # it stood behind a slow run of the same message
@@ -244,7 +245,13 @@ class CancelRuns(Struct, tag=True):
 
 
 class Drain(Struct, tag=True):
-    """Take no more releases; end what runs; leave."""
+    """Take no more releases, and hand back what has not started; what runs goes on. `leave`: then end the session."""
+
+    leave: bool = False
+
+
+class Resume(Struct, tag=True):
+    """Take releases again, after a `Drain` that was not to leave."""
 
 
 class Rebuild(Struct, tag=True):
@@ -261,7 +268,7 @@ class Introduce(Struct, tag=True):
     """Send `Register` again: a manager does not know the session, or its kinds."""
 
 
-Control = CancelRuns | Drain | Rebuild | AskHeld | Introduce
+Control = CancelRuns | Drain | Resume | Rebuild | AskHeld | Introduce
 
 
 class Settled(Struct):

@@ -27,6 +27,7 @@ from tacoq_protocol.errors import (
     TaskConflict,
     TaskNotFound,
     TooManyMeant,
+    WorkerNotFound,
 )
 from tacoq_protocol.http import (
     Accepted,
@@ -35,6 +36,7 @@ from tacoq_protocol.http import (
     BulkDone,
     BulkRequest,
     Cancelled,
+    DrainWorkers,
     Kinds,
     NewSchedule,
     Queues,
@@ -47,6 +49,8 @@ from tacoq_protocol.http import (
     UnknownTask,
     View,
     WaitRequest,
+    WhichWorkers,
+    WorkerDetail,
     Workers,
 )
 from tacoq_publisher.errors import describe, malformed, read_problem, unexpected
@@ -223,9 +227,44 @@ class Manager:
         answer = await self._transport.request("DELETE", _path_of(name), action=action)
         self._of_schedule(answer, name, action)
 
-    async def workers(self) -> Workers:
-        """Return the worker sessions."""
-        return await self._listing(Workers, "/workers")
+    async def workers(self, *, ended: bool = False) -> Workers:
+        """Return the live worker sessions; with `ended` also those that ended last."""
+        query = {"ended": "true"} if ended else None
+        answer = await self._transport.request("GET", "/workers", action="list workers", query=query)
+        return self._model(Workers, self._ok(answer, "list workers"), "list workers")
+
+    async def worker(self, session: UUID) -> WorkerDetail:
+        """Return a worker session and what runs there. Raises WorkerNotFound."""
+        action = f"look up worker {session}"
+        answer = await self._transport.request("GET", f"/workers/{session}", action=action)
+        return self._model(WorkerDetail, self._of_worker(answer, session, action), action)
+
+    async def drain_worker(self, session: UUID, *, leave: bool) -> Workers:
+        """Have a session take no more work. Raises WorkerNotFound."""
+        return await self._steer(f"/workers/{session}/drain", _encoder.encode({"leave": leave}), session)
+
+    async def resume_worker(self, session: UUID) -> Workers:
+        """Have a drained session take work again. Raises WorkerNotFound."""
+        return await self._steer(f"/workers/{session}/resume", None, session)
+
+    async def drain_workers(self, which: DrainWorkers) -> Workers:
+        """Have the sessions of a queue or host take no more work."""
+        return await self._steer("/workers/drain", which.model_dump_json().encode(), None)
+
+    async def resume_workers(self, which: WhichWorkers) -> Workers:
+        """Have the drained sessions of a queue or host take work again."""
+        return await self._steer("/workers/resume", which.model_dump_json().encode(), None)
+
+    async def _steer(self, path: str, body: bytes | None, session: UUID | None) -> Workers:
+        action = path.rpartition("/")[2] + " workers"
+        answer = await self._transport.request("POST", path, action=action, body=body)
+        answer = self._ok(answer, action) if session is None else self._of_worker(answer, session, action)
+        return self._model(Workers, answer, action)
+
+    def _of_worker(self, answer: Answer, session: UUID, action: str) -> Answer:
+        if answer.status == 404 and read_problem(answer.body):
+            raise WorkerNotFound(session)
+        return self._ok(answer, action)
 
     async def queues(self) -> Queues:
         """Return the queues."""

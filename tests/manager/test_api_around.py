@@ -45,7 +45,7 @@ async def test_workers_are_listed_live_ones_first(served: Served) -> None:
     await say(served, Leave(gone, "default"))
 
     async def both() -> list[dict[str, Any]]:
-        _, answer = await served.ask("GET", "/v1/workers")
+        _, answer = await served.ask("GET", "/v1/workers?ended=true")
         workers: list[dict[str, Any]] = answer["workers"]
         assert [worker["state"] for worker in workers] == ["draining", "left"]
         return workers
@@ -54,6 +54,8 @@ async def test_workers_are_listed_live_ones_first(served: Served) -> None:
     assert (live["session"], live["slots"], live["held"], live["rss_bytes"]) == (str(here), 8, 3, 5)
     assert (live["kinds"], live["host"], live["pid"]) == (["add"], "host", 7)
     assert ended["session"] == str(gone)
+    _, answer = await served.ask("GET", "/v1/workers")
+    assert [worker["session"] for worker in answer["workers"]] == [str(here)]
 
 
 async def test_queues_show_their_tasks_and_workers(served: Served) -> None:

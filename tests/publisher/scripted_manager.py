@@ -42,6 +42,7 @@ from tacoq_protocol.states import LIVE, TaskState
 Handler = Callable[[], Awaitable[web.StreamResponse]]
 Step = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
+SESSION = UUID(int=1)
 REFUSED_KIND = "refused"  # answered 422, with its index
 VAGUE_KIND = "vague"  # makes its batch answered 422, without an index
 
@@ -101,6 +102,9 @@ class ScriptedManager:
                 web.post("/v1/tasks/{id}/cancel", self._cancel),
                 web.post("/v1/tasks/{id}/retry", self._retry),
                 web.get("/v1/{listing:workers|queues|kinds}", self._listing),
+                web.get("/v1/workers/{session}", self._worker),
+                web.post("/v1/workers/{action:drain|resume}", self._steer),
+                web.post("/v1/workers/{session}/{action:drain|resume}", self._steer),
             ]
         )
         app[_MANAGER] = self
@@ -300,24 +304,31 @@ class ScriptedManager:
             return problem(404, "no such task", task_id=UUID(request.match_info["id"]))
         return answer({"id": view.id, "events": [{"at": view.created_at, "event": "accepted"}]})
 
+    async def _worker(self, request: web.Request) -> web.Response:
+        if UUID(request.match_info["session"]) != SESSION:
+            return problem(404, "no such worker")
+        run = {"id": UUID(int=9), "kind": "add", "state": "running", "release": 2, "attempt": 1, "started_at": None}
+        return answer(worker("live") | {"running": [run]})
+
+    async def _steer(self, request: web.Request) -> web.Response:
+        if UUID(request.match_info.get("session", str(SESSION))) != SESSION:
+            return problem(404, "no such worker")
+        return answer({"workers": [worker("draining" if request.match_info["action"] == "drain" else "live")]})
+
     async def _listing(self, request: web.Request) -> web.Response:
         now = datetime.now(UTC)
-        worker = {
-            "session": UUID(int=1),
-            "queue": "default",
-            "state": "live",
-            "host": "alpha",
-            "pid": 17,
-            "slots": 8,
-            "held": 3,
-        }
-        worker |= {"kinds": ["add"], "version": "0.1.0", "started_at": now, "seen_at": now, "rss_bytes": 50_000_000}
         queue = {"name": "default", "scheduled": 0, "pending": 2, "queued": 1, "running": 1}
         queue |= {"workers": 1, "slots": 8, "credit": 6}
         kind = {"name": "add", "queue": "default", "max_attempts": 3, "timeout": 30.0, "on_lost": "retry"}
         kind |= {"payload_schema": {}, "result_schema": {}, "seen_at": now}
         name = request.match_info["listing"]
-        return answer({name: [{"workers": worker, "queues": queue, "kinds": kind}[name]]})
+        return answer({name: [{"workers": worker("live"), "queues": queue, "kinds": kind}[name]]})
+
+
+def worker(state: str) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    about = {"session": SESSION, "queue": "default", "state": state, "host": "alpha", "pid": 17, "slots": 8, "held": 3}
+    return about | {"kinds": ["add"], "version": "0.1.0", "started_at": now, "seen_at": now, "rss_bytes": 50_000_000}
 
 
 def answer(body: Any, status: int = 200) -> web.Response:

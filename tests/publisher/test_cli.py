@@ -28,12 +28,13 @@ from tacoq_protocol.errors import (
     TaskFailed,
     TaskNotFound,
     TooManyMeant,
+    WorkerNotFound,
 )
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.states import TaskState
 from tacoq_publisher import cli, new_task_id
 from tacoq_publisher.cli import many
-from tests.publisher.scripted_manager import ScriptedManager, busy, manager_in_a_thread, says
+from tests.publisher.scripted_manager import SESSION, ScriptedManager, busy, manager_in_a_thread, says
 
 
 @pytest.fixture
@@ -140,6 +141,9 @@ def test_an_error_of_ours(manager: ScriptedManager, args: list[str], error: type
         (["publish", "add", "--run-at", "tomorrow"], "'tomorrow' is not a time"),
         (["publish", "add", "--priorty", "1"], "No such option"),
         (["show", "17"], "'17' is not a task id"),
+        (["workers", "drain"], "give a SESSION, or --queue or --host"),
+        (["workers", "resume", str(UUID(int=7)), "--queue", "slow"], "give a SESSION, or --queue or --host"),
+        (["workers", "show", "alpha"], "'alpha' is not a session"),
         (["cancel"], "give the ID of a task, or say which tasks"),
         (["retry"], "give the ID of a task, or say which tasks"),
         (["retry", str(UUID(int=7)), "--kind", "add"], "not both"),
@@ -281,6 +285,34 @@ def test_a_listing(manager: ScriptedManager, listing: str, words: list[str]) -> 
     assert len(json.loads(succeeds(listing, "--json"))[listing]) == 1
     manager.script(f"/{listing}", says(msgspec.json.encode({listing: []})))
     assert succeeds(listing).startswith(f"no {listing}")
+
+
+def test_workers_that_ended_are_listed_when_they_are_asked_for(manager: ScriptedManager) -> None:
+    succeeds("workers")
+    succeeds("workers", "--all")
+    assert [seen.query for seen in manager.requests("/workers")] == ["", "ended=true"]
+
+
+def test_workers_show_tells_what_runs_there(manager: ScriptedManager) -> None:
+    shown = succeeds("workers", "show", str(SESSION))
+    for part in (str(SESSION), "alpha", "48 MiB", str(UUID(int=9)), "add"):
+        assert part in shown
+    assert json.loads(succeeds("workers", "show", str(SESSION), "--json"))["running"][0]["release"] == 2
+    with pytest.raises(WorkerNotFound, match="no live worker session has the id"):
+        run("workers", "show", str(UUID(int=2)))
+
+
+def test_workers_drain_and_resume(manager: ScriptedManager) -> None:
+    path = f"/workers/{SESSION}"
+    assert "draining" in succeeds("workers", "drain", str(SESSION), "--leave")
+    assert json.loads(manager.requests(f"{path}/drain")[0].body) == {"leave": True}
+    assert json.loads(succeeds("workers", "resume", str(SESSION), "--json"))["workers"][0]["state"] == "live"
+    succeeds("workers", "drain", "--host", "alpha")
+    succeeds("workers", "resume", "--queue", "default", "--host", "alpha")
+    assert json.loads(manager.requests("/workers/drain")[0].body) == {"queue": None, "host": "alpha", "leave": False}
+    assert json.loads(manager.requests("/workers/resume")[0].body) == {"queue": "default", "host": "alpha"}
+    with pytest.raises(WorkerNotFound):
+        run("workers", "drain", str(UUID(int=2)))
 
 
 def test_in_a_process_of_its_own(manager: ScriptedManager) -> None:

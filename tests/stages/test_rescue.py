@@ -131,11 +131,18 @@ async def test_young_release_that_came_back_and_is_still_held_is_left(scene: Sce
     assert await scene.state_after_step() == "queued"
 
 
-async def test_releases_of_a_queue_without_workers_are_taken_back_with_their_messages(scene: Scene) -> None:
+@pytest.mark.parametrize("drained", [False, True])
+async def test_releases_of_a_queue_without_workers_are_taken_back_with_their_messages(
+    scene: Scene, drained: bool
+) -> None:
     """Whoever comes later would run the old message beside the new release."""
     await scene.message_that_nobody_takes()
     await scene.floor.connection.execute("UPDATE tasks SET queued_at = now() - interval '1 minute'")
-    scene.floor.manager.sessions.leave(scene.floor.session)
+    sessions, session = scene.floor.manager.sessions, scene.floor.session
+    if drained:
+        sessions.heartbeat(Heartbeat(session, "default", 10, 0, [], "", "0", draining=True), time.monotonic())
+    else:
+        sessions.leave(session)
     scene.held = {}
     await scene.floor.manager.rescuer.step()
     rows = await scene.floor.connection.fetch("SELECT state, attempt, crashes FROM tasks")

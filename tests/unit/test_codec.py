@@ -35,7 +35,14 @@ PRESENCE: list[m.Presence] = [
     m.Inventory(SESSION, "q", uuid4(), [m.Fence(ID, 3)]),
     m.ManagerBeat(SESSION),
 ]
-CONTROL: list[m.Control] = [m.CancelRuns([ID]), m.Drain(), m.Rebuild(), m.AskHeld(uuid4()), m.Introduce()]
+CONTROL: list[m.Control] = [
+    m.CancelRuns([ID]),
+    m.Drain(leave=True),
+    m.Resume(),
+    m.Rebuild(),
+    m.AskHeld(uuid4()),
+    m.Introduce(),
+]
 
 
 def test_releases_pass_with_their_payload_untouched() -> None:

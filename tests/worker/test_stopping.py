@@ -13,14 +13,17 @@ from tacoq_protocol.broker import BrokerFactory, Declared
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import (
+    AskHeld,
     Cancelled,
     CancelRuns,
     Completed,
     Drain,
     Failed,
     Heartbeat,
+    Inventory,
     Leave,
     Outcome,
+    Resume,
     Returned,
     ReturnReason,
 )
@@ -319,11 +322,88 @@ async def test_a_drain_that_cannot_report_does_not_leave(
         assert not manager.outcomes(release)
 
 
-async def test_a_manager_may_ask_for_a_drain(stopped: Stopped, make_broker: BrokerFactory) -> None:
+async def test_a_manager_may_ask_it_to_leave(stopped: Stopped, make_broker: BrokerFactory) -> None:
     async with playing(stopped.worker, make_broker) as (session, manager):
-        await manager.control(session.id, Drain())
+        await manager.control(session.id, Drain(leave=True))
         assert await session.ended()
         await manager.seen(Leave)
+
+
+async def test_a_drained_session_takes_nothing_until_it_is_told_to_go_on(
+    stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    async with playing(stopped.worker, make_broker, pace=Pace(beat=30.0)) as (session, manager):
+        runs = [make_release("deaf") for _ in range(2)]
+        waits = [make_release("noop") for _ in range(3)]
+        await manager.publish(*runs, *waits)  # in one message, whose ack waits for all of them
+        await manager.until(stopped.running.is_set)
+        await manager.control(session.id, Drain())
+        for release in waits:
+            assert await manager.outcome(release) == Returned(release.task_id, 1, ReturnReason.DRAINING)
+        await manager.seen(Heartbeat, lambda beat: beat.draining)  # at once, not with the next beat
+        stopped.release.set()
+        for release in runs:
+            assert isinstance(await manager.outcome(release), Completed)
+        later = make_release("noop")
+        await manager.publish(later)
+        await manager.control(session.id, Drain())  # a second one changes nothing
+        await manager.seen(Heartbeat, lambda beat: beat.draining and beat.held == 0)
+        assert await manager.ready_messages() == 1
+        await manager.control(session.id, Resume())
+        assert isinstance(await manager.outcome(later), Completed)
+        assert isinstance(await manager.run("noop"), Completed)
+        await manager.until(lambda: isinstance(beat := manager.presence[-1], Heartbeat) and not beat.draining)
+        beats = [message for message in manager.presence if isinstance(message, Heartbeat)]
+        assert not any(beat.loop_blocked for beat in beats)
+        assert not [message for message in manager.presence if isinstance(message, Leave)]
+
+
+async def test_a_message_on_its_way_to_a_drained_session_is_handed_back(
+    stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    """The consumer is changed a moment later, when it was changed just before."""
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        assert isinstance(await manager.run("noop"), Completed)
+        session._intake._early._changed_at = asyncio.get_running_loop().time() + 60.0
+        session.pause()
+        release = make_release("noop")
+        await manager.publish(release)
+        assert await manager.outcome(release) == Returned(release.task_id, 1, ReturnReason.DRAINING)
+        session.resume()
+        assert isinstance(await manager.run("noop"), Completed)
+
+
+async def test_a_drained_session_that_loses_its_connection_stays_drained(
+    stopped: Stopped, hub: MemoryHub, make_broker: BrokerFactory
+) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        assert isinstance(await manager.run("noop"), Completed)
+        session.pause()
+        await manager.until(lambda: session._intake._early.prefetch == 0)
+        hub.go_down()
+        hub.come_up()
+        await manager.until(lambda: session._intake.active and session._control.active)
+        await session._intake.rebuild()
+        release = make_release("noop")
+        await manager.publish(release)
+        await manager.seen(Heartbeat, lambda beat: beat.draining)
+        assert not manager.outcomes(release)
+        session.resume()
+        assert isinstance(await manager.outcome(release), Completed)
+
+
+async def test_a_session_that_ends_cannot_be_resumed(stopped: Stopped, make_broker: BrokerFactory) -> None:
+    async with playing(stopped.worker, make_broker) as (session, manager):
+        await manager.publish(make_release("deaf"))
+        await manager.until(stopped.running.is_set)
+        session.pause()
+        session.begin_drain()
+        await manager.control(session.id, Resume())
+        await manager.control(session.id, AskHeld(session.id))
+        await manager.seen(Inventory)  # so it has heard the one before
+        assert session._vitals.draining
+        stopped.release.set()
+        assert await session.ended()
 
 
 @pytest.mark.parametrize("worker", [in_processes, Stopped().worker], ids=["process", "thread"])

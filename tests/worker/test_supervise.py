@@ -176,7 +176,7 @@ async def test_a_process_drained_by_a_manager_is_not_replaced(app: Path, broker_
     with tacoq_worker(app, broker_url, manager) as process:
         session = (await manager.seen(Register)).session
         await manager.seen(Heartbeat)
-        await manager.control(session, Drain())
+        await manager.control(session, Drain(leave=True))
         await manager.seen(Leave)
         assert process.wait() == 0
 

@@ -50,7 +50,7 @@ class Intake:
         self._reporter = reporter
         self._cancels = _EarlyCancels()
         self._consuming: Consuming | None = None
-        self._closed = False
+        self._closed = self._paused = False
         self.held: dict[Fence, Held] = {}
         self._early = EarlyAcks(prefetch, self.held, consuming=lambda: self._consuming)
         self.taken = 0  # messages, ever
@@ -69,6 +69,17 @@ class Intake:
     def active(self) -> bool:
         """True while the broker would give it releases."""
         return self._consuming is not None and self._consuming.active
+
+    def pause(self) -> None:
+        """Take no more until `resume`. What no slot has taken is handed back, and what is on its way."""
+        self._paused = True
+        self._early.pause(True)
+        self.hand_back(self._slots.waiting(), ReturnReason.DRAINING)
+
+    def resume(self) -> None:
+        """Take releases again."""
+        self._paused = False
+        self._early.pause(False)
 
     async def stop(self) -> None:
         """Take no more; what was delivered can still be acked."""
@@ -190,6 +201,8 @@ class Intake:
             return _cancelled(release)
         if self._closed:
             return _returned(release, ReturnReason.SHUTDOWN)
+        if self._paused:
+            return _returned(release, ReturnReason.DRAINING)
         if held.handler is None:
             log.warning("release of an unknown kind handed back", extra={"kind": release.kind})
             return _returned(release, ReturnReason.UNKNOWN_KIND)

@@ -1,4 +1,4 @@
-"""Control: what managers ask of this session; cancel, drain, rebuild, what it holds, who it is."""
+"""Control: what managers ask of this session; cancel, drain, resume, rebuild, what it holds, who it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from uuid import UUID
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Delivery, Outgoing
 from tacoq_protocol.codec import PRESENCE, decode_control, encode
 from tacoq_protocol.errors import BrokerError, DecodeError
-from tacoq_protocol.messages import AskHeld, CancelRuns, Control, Drain, Introduce, Inventory, Rebuild
+from tacoq_protocol.messages import AskHeld, CancelRuns, Control, Drain, Introduce, Inventory, Rebuild, Resume
 from tacoq_protocol.topology import Binding, Queue, Topology, control_keys
 from tacoq_worker.consume import Intake
 
@@ -31,7 +31,9 @@ class ControlQueue:
         *,
         session: UUID,
         queue: str,
-        drain: Callable[[], None],
+        leave: Callable[[], None],
+        pause: Callable[[], None],
+        resume: Callable[[], None],
         introduce: Callable[[], None],
     ) -> None:
         self._broker = broker
@@ -39,7 +41,9 @@ class ControlQueue:
         self._intake = intake
         self._session = session
         self._queue = queue
-        self._drain = drain
+        self._leave = leave
+        self._pause = pause
+        self._resume = resume
         self._introduce = introduce
         self._consuming: Consuming | None = None
         self._answers: set[asyncio.Task[None]] = set()
@@ -75,8 +79,14 @@ class ControlQueue:
             case CancelRuns():
                 self._intake.cancel(control.task_ids)
             case Drain():
-                log.info("drain asked for", extra={"session": str(self._session)})
-                self._drain()
+                log.info("drain asked for", extra={"session": str(self._session), "leave": control.leave})
+                if control.leave:
+                    self._leave()
+                else:
+                    self._pause()
+            case Resume():
+                log.info("resume asked for", extra={"session": str(self._session)})
+                self._resume()
             case Rebuild():
                 log.warning("consuming anew: a manager saw releases that nobody takes")
                 self._later(self._intake.rebuild())

@@ -37,7 +37,7 @@ class EarlyAcks:
         self._changed_at = float("-inf")
         self._news = asyncio.Event()
         self._changing: asyncio.Task[None] | None = None
-        self._stopped = False
+        self._paused = self._stopped = False
 
     @property
     def watching(self) -> bool:
@@ -57,6 +57,11 @@ class EarlyAcks:
         self._runs.difference_update(held)
         self._earlier = {message for message in self._earlier if message.unconfirmed}
         self.look()
+
+    def pause(self, paused: bool) -> None:
+        """Let nothing come any more, or again. What is at hand stays as it is."""
+        self._paused = paused
+        self._look()
 
     def lost(self) -> None:
         """What was at hand comes again, to whoever consumes; until it is `missing`, room is kept for it."""
@@ -100,7 +105,7 @@ class EarlyAcks:
         return {message for held in self._held.values() for message in held.messages if not message.lost}
 
     def _room(self) -> int:
-        return max(0, self._slots - len(self._runs) - len(self._earlier))
+        return 0 if self._paused else max(0, self._slots - len(self._runs) - len(self._earlier))
 
     def _wanted(self) -> bool:
         return not self._stopped and (bool(self._due) or self._room() != self.prefetch)

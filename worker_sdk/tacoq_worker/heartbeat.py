@@ -76,6 +76,7 @@ class HeartbeatThread:
         self._main = asyncio.get_running_loop()
         self._main_answered = threading.Event()
         self._main_answered.set()
+        self._main_asked = 0.0
         self._was_blocked = False
         self._registered = False
         self._leave = False
@@ -91,6 +92,10 @@ class HeartbeatThread:
     def introduce(self) -> None:
         """Register again, at once. From any thread."""
         self._registered = False
+        self._wake_up()
+
+    def tell(self) -> None:
+        """Beat at once: what the beats tell has changed. From any thread."""
         self._wake_up()
 
     async def stop(self, *, leave: bool) -> None:
@@ -183,17 +188,21 @@ class HeartbeatThread:
         )
 
     def _beat(self) -> Heartbeat:
-        blocked = not self._main_answered.is_set()
+        now = time.monotonic()
+        answered = self._main_answered.is_set()
+        blocked = not answered and now - self._main_asked > self._pace.beat / 2  # two beats may come close together
         if blocked and not self._was_blocked:
             log.warning(
                 "the event loop does not answer: an async handler blocks it, make it a def or await what it waits for",
                 extra={"session": str(self._session), "seconds": self._pace.beat},
             )
         self._was_blocked = blocked
-        self._main_answered.clear()
-        self._tell_main(self._main_answered.set)
+        if answered:
+            self._main_answered.clear()
+            self._main_asked = now
+            self._tell_main(self._main_answered.set)
         held = list(self._vitals.held.values())
-        long_ago = time.monotonic() - self._pace.listed_after
+        long_ago = now - self._pace.listed_after
         return Heartbeat(
             session=self._session,
             queue=self._worker.queue,

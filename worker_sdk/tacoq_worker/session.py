@@ -104,7 +104,9 @@ class Session:
             self._intake,
             session=self.id,
             queue=worker.queue,
-            drain=self.begin_drain,
+            leave=self.begin_drain,
+            pause=self.pause,
+            resume=self.resume,
             introduce=self._heartbeat.introduce,
         )
 
@@ -167,6 +169,19 @@ class Session:
         """Begin to drain with the session's own grace time; `ended` tells when it is over. On the session's loop."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._drain(self._grace), name="tacoq-drain")
+
+    def pause(self) -> None:
+        """Take no more, and hand back what has not started; what runs goes on. On the session's loop, as `resume`."""
+        self._vitals.draining = True
+        self._intake.pause()
+        self._heartbeat.tell()
+
+    def resume(self) -> None:
+        """Take releases again, unless the session is ending."""
+        if self._ending is None:
+            self._vitals.draining = False
+            self._intake.resume()
+            self._heartbeat.tell()
 
     async def _drain(self, grace: float) -> bool:
         async with self._starting:  # half a start cannot be ended

@@ -16,6 +16,7 @@ from tacoq_manager.cancel import AlreadyFinal
 from tacoq_manager.resubmit import NotRetryable
 from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_protocol.errors import (
+    BrokerUnavailable,
     FilterRefused,
     InvalidSchedule,
     InvalidTask,
@@ -25,6 +26,7 @@ from tacoq_protocol.errors import (
     TaskConflict,
     TaskNotFound,
     TooManyMeant,
+    WorkerNotFound,
 )
 from tacoq_protocol.http import Problem
 
@@ -89,6 +91,8 @@ def install(app: FastAPI) -> None:
     on(ScheduleConflict, lambda e: respond(409, str(e), schedule=e.schedule))
     on(ScheduleNotFound, lambda e: respond(404, str(e), schedule=e.schedule))
     on(AlreadyFinal, lambda e: respond(409, str(e), task_id=e.task_id))
+    on(WorkerNotFound, lambda e: respond(404, str(e)))
+    on(BrokerUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
     on(TooManyMeant, lambda e: respond(409, str(e)))
     on(FilterRefused, lambda e: respond(422, str(e)))
     on(NotRetryable, lambda e: respond(409, str(e)))

@@ -95,6 +95,12 @@ async def list_workers(database: Database) -> list[WorkerRow]:
     return [WorkerRow(**row) for row in rows]
 
 
+async def get_worker(database: Database, session: UUID) -> WorkerRow | None:
+    """Return a session as it was written down, None when it never was. Raises DatabaseUnavailable."""
+    rows = await _read(database, workers, workers.c.session == session, order=(workers.c.started_at,))
+    return WorkerRow(**rows[0]) if rows else None
+
+
 async def list_kinds(database: Database) -> list[KindRow]:
     """Return every kind that was ever registered, by queue and name."""
     rows = await _read(database, kinds, order=(kinds.c.queue, kinds.c.name))

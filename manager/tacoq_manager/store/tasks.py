@@ -63,7 +63,14 @@ _LIVE_PAGE: Final = _PAGE.format(
 _FINAL_PAGE: Final = _PAGE.format(
     columns=f"{_columns}, NULL::bytea, finished_at, NULL::bytea, error::text", table="task_history"
 )
+_RUNNING: Final = text(  # by the index of what is in flight
+    _LIVE_PAGE.format(
+        where="queue = :queue AND state IN ('queued', 'running')"
+        " AND ((state = 'running' AND session = :session) OR id = ANY (CAST(:listed AS uuid[])))"
+    ).replace("DESC", "ASC")
+)
 _COUNTS: Final = text("SELECT queue, state, count(*) FROM tasks GROUP BY queue, state")
+RUNS_SHOWN: Final = 1_000
 _STATE: Final = {state.value: state for state in TaskState}
 _error = msgspec.json.Decoder(ErrorInfo).decode
 
@@ -103,6 +110,16 @@ async def find(database: Database, filter: TaskFilter, *, cursor: UUID | None = 
 def _where(filter: TaskFilter, table: TaskTable, cursor: UUID | None) -> str:
     every = conditions(filter, table) + ([] if cursor is None else ["id < :cursor"])
     return " AND ".join(every) or "true"
+
+
+async def running(database: Database, queue: str, session: UUID, listed: Sequence[UUID]) -> list[TaskView]:
+    """Return the oldest tasks of the queue that run in the session by its reports, or that are released and `listed`.
+
+    Raises DatabaseUnavailable.
+    """
+    given = {"queue": queue, "session": session, "listed": list(listed), "limit": RUNS_SHOWN}
+    async with searching(database) as connection:
+        return [_view(row) for row in await connection.execute(_RUNNING, given)]
 
 
 async def timeline(database: Database, task_id: UUID) -> Timeline:

@@ -152,6 +152,14 @@ def json_value(text: str) -> Any:
         raise InvalidTask(f"the payload is not JSON: {error}: quote it for the shell, as in '{{\"x\": 2}}'") from None
 
 
+def session(value: str) -> UUID:
+    """Read the id of a worker session."""
+    try:
+        return UUID(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a session: they are UUIDs, as tacoq workers prints") from None
+
+
 def print_json(value: object) -> None:
     """Print a model, or plain values, as one line."""
     click.echo(value.model_dump_json() if isinstance(value, View) else msgspec.json.encode(value).decode())

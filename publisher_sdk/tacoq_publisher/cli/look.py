@@ -1,4 +1,4 @@
-"""`tacoq ps`, `show`, `workers`, `queues` and `kinds`: the commands that only look."""
+"""`tacoq ps`, `show`, `queues` and `kinds`: the commands that only look."""
 
 from __future__ import annotations
 
@@ -85,36 +85,6 @@ def show(task_id: UUID, url: str | None, as_json: bool) -> None:
 
 @click.command()
 @manager_options
-def workers(url: str | None, as_json: bool) -> None:
-    """List worker sessions."""
-    found = ask(url, Manager.workers)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        ["SESSION", "QUEUE", "STATE", "HOST", "PID", "HELD", "SLOTS", "MEMORY", "SEEN", "VERSION", "KINDS"],
-        [
-            (
-                w.session,
-                w.queue,
-                f"{w.state}, loop blocked" if w.loop_blocked else w.state,
-                w.host,
-                w.pid,
-                w.held,
-                w.slots,
-                _mebibytes(w.rss_bytes),
-                w.seen_at,
-                w.version,
-                w.kinds,
-            )
-            for w in found.workers
-        ],
-        none="no workers: start one with tacoq worker MODULE:OBJECT",
-    )
-
-
-@click.command()
-@manager_options
 def queues(url: str | None, as_json: bool) -> None:
     """List queues: their tasks by state, and what their workers can take."""
     found = ask(url, Manager.queues)
@@ -144,7 +114,3 @@ def kinds(url: str | None, as_json: bool) -> None:
         ],
         none="no kinds: a worker registers its kinds when it starts",
     )
-
-
-def _mebibytes(count: int | None) -> str | None:
-    return None if count is None else f"{count / 2**20:.0f} MiB"
