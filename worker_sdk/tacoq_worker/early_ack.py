@@ -61,7 +61,7 @@ class EarlyAcks:
     def pause(self, paused: bool) -> None:
         """Let nothing come any more, or again. What is at hand stays as it is."""
         self._paused = paused
-        self._look()
+        self.look()
 
     def lost(self) -> None:
         """What was at hand comes again, to whoever consumes; until it is `missing`, room is kept for it."""
