@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 from uuid import UUID
 
 from tacoq_manager.runtimes import RunTimes
@@ -25,12 +26,21 @@ FIRST_LATENCY = 0.01  # seconds, until one was measured
 _EPSILON = 1e-9  # sums of parts of slots are not exact
 
 
+class Counted(NamedTuple):
+    """How many releases of each flow have gone out and come back since the start."""
+
+    out: Counter[Flow]
+    back: Counter[Flow]
+
+
 class Credit:
     """Counts released tasks by queue and kind and measures the base latency, the shortest way there and back."""
 
     def __init__(self, runtimes: RunTimes) -> None:
         self._runtimes = runtimes
-        self._released: Counter[Flow] = Counter()
+        self._released: Counter[Flow] = Counter()  # now
+        self._out: Counter[Flow] = Counter()  # ever
+        self._back: Counter[Flow] = Counter()  # ever
         self._probe: tuple[Fence, float] | None = None
         self._latencies: deque[tuple[float, float]] = deque()
 
@@ -46,24 +56,30 @@ class Credit:
             counts[flow.queue] += max(0, count)
         return dict(counts)
 
-    def counted(self) -> dict[Flow, int]:
-        """The counters as they are, for `recount`: below 0 when releases ended that were not counted here."""
-        return dict(self._released)
+    def counted(self) -> Counted:
+        """What was counted until now, for `recount`."""
+        return Counted(self._out.copy(), self._back.copy())
 
     def release(self, flow: Flow, count: int) -> None:
         self._released[flow] += count
+        self._out[flow] += count
 
     def ended(self, flow: Flow, count: int = 1) -> None:
         self._released[flow] -= count
+        self._back[flow] += count
 
-    def recount(self, released: Mapping[Flow, int], before: Mapping[Flow, int]) -> None:
-        """Set the counters to what Postgres has: news may have been lost.
+    def recount(self, released: Mapping[Flow, int], before: Counted) -> None:
+        """Set the counters right by what Postgres has: news may have been lost.
 
-        `before` is `counted` from just before Postgres was asked; what changed since is kept.
+        `before` is `counted` from just before Postgres was asked. Nobody knows what of that which changed since it had
+        seen: a counter that is right if it saw some of it stays.
         """
-        since = {flow: count - before.get(flow, 0) for flow, count in self._released.items()}
-        counts = Counter(released)
-        counts.update(since)
+        counts: Counter[Flow] = Counter()
+        for flow in {*released, *self._released}:
+            found = released.get(flow, 0)
+            least = found - (self._back[flow] - before.back[flow])
+            most = found + (self._out[flow] - before.out[flow])
+            counts[flow] = min(max(self._released[flow], least), most)
         self._released = Counter({flow: count for flow, count in counts.items() if count})
 
     def used(self, queue: str) -> float:

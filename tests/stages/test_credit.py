@@ -88,6 +88,28 @@ def test_recount_keeps_what_changed_while_postgres_was_asked() -> None:
     assert credit.released("q") == 3
 
 
+def test_recount_does_not_count_twice_what_postgres_had_seen() -> None:
+    """A claim between the count and the statement's snapshot: the queue would have stood still until the next."""
+    credit = credit_for(None)
+    before = credit.counted()
+    credit.release(FLOW, 4)
+    credit.recount({FLOW: 4}, before)
+    assert credit.released("q") == 4
+    before = credit.counted()
+    credit.ended(FLOW, 3)
+    credit.recount({FLOW: 1}, before)
+    assert credit.released("q") == 1
+
+
+def test_recount_finds_what_was_missed_beside_what_changes() -> None:
+    credit = credit_for(None)
+    credit.release(FLOW, 10)  # the news of their ends were lost
+    before = credit.counted()
+    credit.release(FLOW, 1)
+    credit.recount({FLOW: 0}, before)
+    assert credit.released("q") == 1
+
+
 def test_recount_forgets_what_ended_without_having_been_counted() -> None:
     """Reports settled before this manager leads are of releases that another one counted."""
     credit = credit_for(None)
