@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 WINDOW = 200  # runs that count
 MIN_RUNS = 10  # below, a kind's run time is unknown
@@ -16,6 +17,8 @@ class RunTimes:
         self._p90: dict[tuple[str, str], float] = {}
 
     def add(self, queue: str, kind: str, seconds: float) -> None:
+        if not 0.0 <= seconds < inf:
+            return  # a worker's mistake; a NaN would make one of all that is worked out from it
         runs = self._runs.get((queue, kind))
         if runs is None:
             runs = self._runs[queue, kind] = deque(maxlen=WINDOW)

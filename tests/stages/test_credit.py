@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +54,11 @@ def test_short_releases_leave_long_ones_the_slots_that_they_do_not_need() -> Non
     credit = credit_for(0.001)
     credit.release(FLOW, 55)  # half of what ten slots do in that time
     assert (room(credit, 10, "long"), room(credit, 10)) == (5, 55)
+
+
+@pytest.mark.parametrize("seconds", [nan, inf, -inf, -1.0])
+def test_run_time_that_is_none_changes_nothing(seconds: float) -> None:
+    assert room(credit_for(seconds), 4) == 4
 
 
 def test_what_is_taken_in_a_round_is_not_there_twice() -> None:
