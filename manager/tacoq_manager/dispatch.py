@@ -3,7 +3,7 @@
 Between the claim's commit and the publish nothing is lost by a crash: the rows are `queued` and nobody holds them,
 which is what the rescue looks for. What a claim took whose answer is lost is given back first thing; a publish that is
 not confirmed is given back at once; should the broker have it all the same, the two releases have different numbers,
-and only one outcome counts.
+and only one outcome counts. What may run once only is left to the rescue then.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tacoq_manager.unpublished import Unpublished
 from tacoq_manager.upkeep.leader import Leader
 from tacoq_protocol.broker import Broker, Declared, LinkState, Outgoing
 from tacoq_protocol.codec import RELEASES, cut, encode
-from tacoq_protocol.errors import BrokerError, Unroutable
+from tacoq_protocol.errors import BrokerError, BrokerUnavailable, Unroutable
 from tacoq_protocol.messages import Release, Releases
 from tacoq_protocol.topology import Topology
 
@@ -192,19 +192,27 @@ class Dispatcher:
             self._metrics.publish_failed()
             if isinstance(error, Unroutable):  # somebody deleted it: the next round makes it again
                 self._declared.discard(queue)
-            await self._give_back(claimed)
+            nothing_sent = isinstance(error, BrokerUnavailable)
+            await self._give_back(claimed if nothing_sent else self._may_run_twice(claimed))
             raise
         except asyncio.CancelledError:
-            await asyncio.shield(self._give_back(claimed))
+            await asyncio.shield(self._give_back(self._may_run_twice(claimed)))
             raise
         self._metrics.dispatched(len(claimed), len(messages))
 
     def _announced(self, item: Claimed) -> Claimed:
         """What must not run twice is always announced: a run that nobody heard of would be released again."""
-        spec = self._sessions.spec(item.lane.queue, item.lane.kind)
-        if spec is None or (spec.on_lost == "retry" and (item.max_attempts or spec.max_attempts) > 1):
+        if not self._runs_once(item):
             return item
         return item._replace(release=msgspec.structs.replace(item.release, announced=True))
+
+    def _may_run_twice(self, claimed: Sequence[Claimed]) -> list[Claimed]:
+        """Leave out what must not: the broker may have it, and only the rescue finds out that nobody does."""
+        return [item for item in claimed if not self._runs_once(item)]
+
+    def _runs_once(self, item: Claimed) -> bool:
+        spec = self._sessions.spec(item.lane.queue, item.lane.kind)
+        return spec is not None and (spec.on_lost == "fail" or (item.max_attempts or spec.max_attempts) <= 1)
 
     def _packed(self, queue: str, claimed: Sequence[Claimed]) -> Iterable[list[Release]]:
         """Cut into messages of one kind, in order. An announced release travels alone."""

@@ -188,6 +188,29 @@ async def test_publish_that_is_not_confirmed_is_given_back_with_its_release_open
     assert floor.releases[0].release == 2
 
 
+@pytest.mark.parametrize(("on_lost", "max_attempts"), [("fail", None), ("retry", 1)])
+async def test_what_may_run_once_only_is_not_released_again_when_its_confirm_is_lost(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, on_lost: str, max_attempts: int | None
+) -> None:
+    """Both messages would run: their starts are on record with the broker, who knows nothing of fences."""
+    publish = floor.manager.broker.publish
+
+    async def lose_the_confirm(messages: Sequence[Outgoing], *, seconds: float) -> None:
+        await publish(messages, seconds=seconds)
+        raise PublishUnconfirmed("the link was lost")
+
+    floor.join("k", on_lost=on_lost)
+    (once,) = await floor.accept(max_attempts=max_attempts)
+    monkeypatch.setattr(floor.manager.broker, "publish", lose_the_confirm)
+    with pytest.raises(PublishUnconfirmed):
+        await floor.manager.dispatcher.step()
+    monkeypatch.setattr(floor.manager.broker, "publish", publish)
+    assert await floor.manager.dispatcher.step() == 0
+    await eventually(lambda: [release.fence for release in floor.releases] == [(once, 1)])
+    await floor.report(Completed(once, 1, NOW, 1.0, b"1"))
+    assert await floor.state(once) == "completed"
+
+
 async def test_queue_that_the_broker_takes_nothing_for_holds_up_no_other(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
