@@ -149,6 +149,9 @@ class Dispatcher:
             was_idle = self._credit.used(queue) < self._sessions.capacity(queue)
             with self._unpublished.watching(queue):
                 claimed = await self._claim(queue, takes, epoch)
+                if claimed and self._leader.epoch != epoch:
+                    await self._give_back(claimed)  # frozen since the claim: another may have freed and released them
+                    return 0
                 if claimed:
                     await self._publish(queue, claimed)
             if claimed and was_idle:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from scripts.cleanup import delete_queues
 from tacoq_manager.credit import MOST_PER_MESSAGE, MOST_PER_SLOT, MOST_PER_UNKNOWN
 from tacoq_manager.lanes import Lanes
+from tacoq_manager.store import claim as claims
 from tacoq_manager.store import leader as store
 from tacoq_manager.store.claim import CLAIM_BYTES
 from tacoq_manager.store.engine import DatabaseUnavailable
@@ -373,6 +375,26 @@ async def test_lead_that_runs_out_while_a_queue_is_declared_is_no_fault(
     monkeypatch.setattr(floor.manager.broker, "declare", slowly)
     assert await floor.dispatch() == 0
     assert await floor.state(task_id) == "pending"
+
+
+async def test_what_was_claimed_before_the_lead_ran_out_is_given_back(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manager that stood still after its claim: the next one may have taken it for lost."""
+    claim = claims.claim
+
+    async def freezing(*arguments: Any, **named: Any) -> claims.Batch:
+        batch = await claim(*arguments, **named)
+        floor.manager.leader._until = 0.0
+        return batch
+
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    monkeypatch.setattr(claims, "claim", freezing)
+    assert await floor.dispatch() == 0
+    assert await floor.state(task_id) == "pending"
+    assert await floor.worker.message_count(floor.manager.topology.task_queue_name("default")) == 0
+    assert floor.releases == []
 
 
 async def test_expired_task_is_not_released(floor: Floor) -> None:
