@@ -81,15 +81,17 @@ class Dispatcher:
     def taken(self, taken: Taken) -> None:
         """This manager leads from now on."""
         self._unpublished.taken(taken)
+        self._lanes.forget()  # others have taken from them
 
     def wake(self) -> None:
         """Something changed that may let a task run."""
         self._changed.set()
 
     def note(self, lanes: Iterable[Lane]) -> None:
-        """Tasks became pending in these lanes."""
-        self._lanes.note(lanes)
-        self._changed.set()
+        """Tasks became pending in these lanes. Who does not lead will look for all of them when it does."""
+        if self._leader.leads:
+            self._lanes.note(lanes)
+            self._changed.set()
 
     def hold(self, queue: str, holding: bool) -> None:
         """Claim nothing of `queue` while `holding`. What is being published to it just now still goes."""

@@ -43,6 +43,10 @@ class Lanes:
             rings = self._queues.setdefault(queue, {}).setdefault(priority, {})
             rings.setdefault(kind, OrderedDict())[fairness_key] = self._count
 
+    def forget(self) -> None:
+        """Forget all. What is noted afterwards is new to a claim that was sent before."""
+        self._queues.clear()
+
     def queues(self) -> list[str]:
         """Queues in which something may be pending."""
         return list(self._queues)

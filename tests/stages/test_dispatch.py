@@ -461,6 +461,20 @@ async def test_lead_is_held_while_its_taker_learns_what_is_out(floor: Floor, mon
     assert leader.epoch == 2
 
 
+async def test_manager_that_does_not_lead_remembers_no_lanes(floor: Floor) -> None:
+    """Nothing would ever take them out: one for each tenant of the application, say."""
+    leader, lanes = floor.manager.leader, floor.manager.dispatcher._lanes
+    floor.join("k")
+    await floor.accept(fairness_key="gone")
+    await leader.give_up()
+    await floor.connection.execute("DELETE FROM tasks")
+    await floor.accept(fairness_key="here")
+    assert list(lanes._queues["default"][0]["k"]) == ["gone"]
+    await leader.step()
+    assert list(lanes._queues["default"][0]["k"]) == ["here"]
+    assert await floor.dispatch() == 1
+
+
 async def test_new_leader_learns_what_waits_and_what_is_out(floor: Floor) -> None:
     floor.join("k", slots=5)
     await floor.accept(8)

@@ -33,11 +33,17 @@ class Leader:
         self._on_tick = on_tick
         self._epoch: int | None = None
         self._until = 0.0
+        self._taking = False
 
     @property
     def epoch(self) -> int | None:
         """The epoch this manager leads with; None when it does not lead, or cannot be sure to."""
         return self._epoch if time.monotonic() < self._until else None
+
+    @property
+    def leads(self) -> bool:
+        """True from when the lead was taken, before it is learnt what is out, until it is known to be lost."""
+        return self._taking or self._epoch is not None
 
     async def step(self) -> int:
         """Renew the lead, or take it when nobody has it; return 1 while leading."""
@@ -52,10 +58,14 @@ class Leader:
         taken = await store.take(self._connection, self.holder)
         if taken is None:
             return 0
-        await self._learn(taken)  # before anybody sees that we lead; when it fails the lead runs out and is taken anew
-        if not await self._renew(taken.epoch):
-            return 0
-        self._epoch = taken.epoch
+        self._taking = True
+        try:
+            await self._learn(taken)  # before `epoch` is seen; when it fails the lead runs out and is taken anew
+            if not await self._renew(taken.epoch):
+                return 0
+            self._epoch = taken.epoch
+        finally:
+            self._taking = False
         log.info("leadership taken", extra={"epoch": taken.epoch})
         return 1
 
