@@ -433,6 +433,22 @@ async def test_a_session_that_was_stopped_before_its_start_takes_nothing(
     assert TOPOLOGY.task_queue_name(stopped.worker.queue) not in hub._queues
 
 
+async def test_an_error_nobody_foresaw_in_a_drain_ends_the_wait_for_it(
+    stopped: Stopped, make_broker: BrokerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(stopped.worker, make_broker, TOPOLOGY, pace=QUICK)
+    await session.start()
+
+    async def failing() -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(session._intake, "stop", failing)
+    session.begin_drain()
+    with pytest.raises(RuntimeError, match="nobody foresaw"):
+        await asyncio.wait_for(session.ended(), 10)
+    await session._close(leave=False)
+
+
 async def test_a_draining_session_says_so(stopped: Stopped, make_broker: BrokerFactory) -> None:
     async with playing(stopped.worker, make_broker) as (session, manager):
         await manager.publish(make_release("deaf"))

@@ -151,24 +151,28 @@ class Session:
         the session has left. Else a thread did not stop or the broker did not confirm: those releases are
         lost with the process, and rescued. A second call waits for the first, whatever its grace.
         """
-        if self._ending is None:
-            self._ending = asyncio.create_task(self._drain(grace), name="tacoq-drain")
-        return await asyncio.shield(self._ending)
+        return await asyncio.shield(self._end(grace))
 
     async def stop(self) -> bool:
         """Drain without a grace time: what runs is cancelled at once."""
         return await self.drain(0.0)
 
     async def ended(self) -> bool:
-        """Wait until a drain, asked for here or by a manager, is over; return its result."""
+        """Wait until a drain, asked for here or by a manager, is over; return its result, or raise its error."""
         await self._ended.wait()
         assert self._ending is not None, "it has ended"
-        return self._ending.result() if self._ending.done() else await self._ending
+        return self._ending.result()
 
     def begin_drain(self) -> None:
         """Begin to drain with the session's own grace time; `ended` tells when it is over. On the session's loop."""
+        self._end(self._grace)
+
+    def _end(self, grace: float) -> asyncio.Task[bool]:
         if self._ending is None:
-            self._ending = asyncio.create_task(self._drain(self._grace), name="tacoq-drain")
+            self._ending = asyncio.create_task(self._drain(grace), name="tacoq-drain")
+            # However it ends: who waits for it would keep a process that neither takes work nor exits.
+            self._ending.add_done_callback(lambda _: self._ended.set())
+        return self._ending
 
     def pause(self) -> None:
         """Take no more, and hand back what has not started; what runs goes on. On the session's loop, as `resume`."""
@@ -203,7 +207,6 @@ class Session:
             log.info("worker session left", extra=fields)
         else:
             log.warning("worker session ended with releases it could neither report nor hand back", extra=fields)
-        self._ended.set()
         return left
 
     async def _close(self, leave: bool) -> None:
