@@ -14,8 +14,10 @@ from tests.support.eventually import eventually
 SECONDS = 90.0  # for all that is left to end
 
 
-async def check(field: Field, ledger: Ledger, *, seconds: float = SECONDS) -> Verdict:
+async def check(field: Field, ledger: Ledger, *, seconds: float = SECONDS, poison: bool = False) -> Verdict:
     """Wait until nothing is live any more, then compare what was accepted, stored and run. Raises AssertionError.
+
+    `poison`: so many faults that one task may have been hit as often as makes it poison, by what is on record.
 
     The verdict stands in the file of verdicts before anything is raised.
     """
@@ -27,7 +29,8 @@ async def check(field: Field, ledger: Ledger, *, seconds: float = SECONDS) -> Ve
         await eventually(all_final, seconds, interval=0.2)
     runs = await field.effects.runs()
     struck = field.struck
-    verdict = judge(list(ledger.entries.values()), await stored(field), runs, faults=len(struck), slots=struck.slots)
+    entries, kept = list(ledger.entries.values()), await stored(field)
+    verdict = judge(entries, kept, runs, faults=len(struck), slots=struck.slots, poison=poison)
     if FORM.verdicts is not None:
         with FORM.verdicts.open("a") as lines:
             lines.write(f"{verdict.line()}\n")

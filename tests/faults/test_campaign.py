@@ -24,5 +24,5 @@ async def test_nothing_is_lost_in_a_campaign_of_random_faults(make_field: MakeFi
         await Campaign(field, seed, FORM.seconds).run()
         await field.heal()
         await load.ran(50)
-    verdict = await check(field, ledger, seconds=120)
+    verdict = await check(field, ledger, seconds=120, poison=True)
     assert verdict.faults >= FORM.seconds / 10

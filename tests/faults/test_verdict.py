@@ -159,6 +159,18 @@ def test_wrong_result_and_wrong_end_are_wrong(wrong: dict[str, object]) -> None:
     assert not of([task], Stored(final=[final(task.task_id)._replace(**wrong)])).good  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("crashes", "poison", "good"), [(3, True, True), (2, True, False), (3, False, False)])
+def test_poison_is_right_only_where_faults_may_hit_a_task_so_often_and_did(
+    crashes: int, poison: bool, good: bool
+) -> None:
+    task = entry()
+    attempts = [Attempt(task.task_id, release, "crashed", "WorkerLost") for release in range(1, crashes + 1)]
+    rows = [final(task.task_id, TaskState.FAILED, error="Poison", release=crashes, attempt=crashes)]
+    stored = Stored(final=rows, attempts=attempts)
+    runs = [ran(task.task_id, release) for release in range(1, crashes + 1)]
+    assert judge([task], stored, runs, faults=3, slots=3, poison=poison).good is good
+
+
 def test_result_without_the_run_it_came_from_is_wrong() -> None:
     task = entry()
     stored = Stored(final=[final(task.task_id)])

@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from tacoq_manager.transitions import MAX_CRASHES
 from tacoq_publisher import TaskState
 from tests.faults.effects import Ran
 from tests.faults.ledger import Entry
@@ -82,8 +83,10 @@ class Verdict:
         return json.dumps(numbers)
 
 
-def judge(entries: Sequence[Entry], stored: Stored, runs: Sequence[Ran], *, faults: int, slots: int) -> Verdict:
-    """Compare. `slots`: how many runs the faults may have repeated."""
+def judge(
+    entries: Sequence[Entry], stored: Stored, runs: Sequence[Ran], *, faults: int, slots: int, poison: bool = False
+) -> Verdict:
+    """Compare. `slots`: how many runs the faults may have repeated. `poison`: they may have hit one task too often."""
     live, final = {task_id for task_id, _ in stored.live}, {row.id: row for row in stored.final}
     known = {entry.task_id: entry for entry in entries}
     # One whose answer was lost counts as accepted when it is there.
@@ -97,7 +100,7 @@ def judge(entries: Sequence[Entry], stored: Stored, runs: Sequence[Ran], *, faul
         *_some("stuck", stuck),
         *_some("doubled", sorted(map(str, doubled))),
         *_some("stored and never asked for", sorted(str(id) for id in (live | final.keys()) - known.keys())),
-        *_some("wrong end", _wrong_ends(accepted, final)),
+        *_some("wrong end", _wrong_ends(accepted, final, _hit_too_often(stored) if poison else frozenset())),
         *_some("wrong run", _wrong_runs(known, final, runs)),
     ]
     if extra > slots:
@@ -143,11 +146,16 @@ def _extra_runs(stored: Stored, runs: Sequence[Ran]) -> int:
     return sum(max(0, count - 1 - max(0, asked_for[task_id])) for task_id, count in times.items())
 
 
-def _wrong_ends(accepted: Sequence[Entry], final: dict[UUID, Final]) -> list[str]:
+def _hit_too_often(stored: Stored) -> frozenset[UUID]:
+    crashes = Counter(attempt.task_id for attempt in stored.attempts if attempt.outcome == "crashed")
+    return frozenset(task_id for task_id, count in crashes.items() if count >= MAX_CRASHES)
+
+
+def _wrong_ends(accepted: Sequence[Entry], final: dict[UUID, Final], poisoned: frozenset[UUID]) -> list[str]:
     wrong: list[str] = []
     for entry in accepted:
         row = final.get(entry.task_id)
-        if row is None:
+        if row is None or (row.error == "Poison" and row.id in poisoned):
             continue
         if row.state not in entry.ends:
             wrong.append(f"{entry.kind} {row.id} {row.state} ({row.error})")
