@@ -200,3 +200,13 @@ async def test_twenty_losses_in_a_row_are_survived(world: World) -> None:
         await world.send(broker, *world.tasks(b"%d" % number))
         await inbox.has(b"%d" % number)
     assert consuming.active
+
+
+async def test_a_queue_deleted_while_nobody_consumed_is_bound_when_it_is_consumed_again(world: World) -> None:
+    broker, inbox = await world.open(), Inbox()
+    consuming = await broker.consume(inbox.consumer(world.queue))
+    await consuming.close()
+    await world.delete_queue(world.queue.name)
+    await broker.consume(inbox.consumer(world.queue))
+    await broker.publish(world.tasks(b"x"), seconds=10)
+    await inbox.holds(1)

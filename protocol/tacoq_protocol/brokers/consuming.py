@@ -9,10 +9,11 @@ from typing import Final
 
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 
-from tacoq_protocol.broker import Consumer, Declared
+from tacoq_protocol.broker import Consumer
 from tacoq_protocol.brokers.acks import Acks
 from tacoq_protocol.brokers.declare import declare_exclusive, open_channel
 from tacoq_protocol.brokers.faults import LinkLost, Refused, call
+from tacoq_protocol.topology import Queue
 
 log = logging.getLogger("tacoq.broker")
 
@@ -122,15 +123,15 @@ class Session:
 class RabbitConsuming:
     """A consumer that its broker's link opens on every connection, until it is stopped.
 
-    `establish` declares; `poke` asks the link to open it again; `redeclare` says that its queue may be missing;
-    `forget` ends the interest in it.
+    `establish` declares a queue and binds it; `poke` asks the link to open it again; `redeclare` says that its queue may
+    be missing; `forget` ends the interest in it.
     """
 
     def __init__(
         self,
         consumer: Consumer,
         *,
-        establish: Callable[[AbstractConnection, Declared], Awaitable[None]],
+        establish: Callable[[AbstractConnection, Queue], Awaitable[None]],
         poke: Callable[[], None],
         redeclare: Callable[[], None],
         forget: Callable[[RabbitConsuming], None],
@@ -158,7 +159,7 @@ class RabbitConsuming:
                 return
             queue = self._consumer.queue
             if not queue.exclusive:
-                await self._establish(connection, Declared(queues=[queue]))
+                await self._establish(connection, queue)
             channel = await open_channel(connection)
             await self._open(channel)
 

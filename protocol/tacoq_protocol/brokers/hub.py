@@ -70,15 +70,15 @@ class MemoryHub:
         wake: Callable[[], None],
         lost: Callable[[], None],
     ) -> Tap:
-        """Consume from a queue, declared on the way; an exclusive one is made for this peer."""
+        """Consume from a queue, declared and bound on the way; an exclusive one is made for this peer."""
         with self._lock:
             if queue.exclusive:
                 source = MemoryQueue(f"amq.gen-{next(self._serial)}", queue, owner=peer)
                 self._queues[source.name] = source
-                for binding in bindings:
-                    self._bind(binding, source.name)
             else:
                 source = self._declare_queue(queue, established)
+            for binding in bindings:
+                self._bind(binding, source.name)
             tap = Tap(peer, source, prefetch, wake, lost)
             source.taps.append(tap)
             peer.taps.append(tap)

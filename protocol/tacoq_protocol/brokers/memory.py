@@ -13,6 +13,7 @@ from tacoq_protocol.brokers.hub import MemoryHub
 from tacoq_protocol.brokers.queues import News, Peer, Stored, Tap
 from tacoq_protocol.brokers.wanted import Wanted
 from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed, Unroutable
+from tacoq_protocol.topology import Queue
 
 __all__ = ["MemoryBroker", "MemoryHub"]
 
@@ -154,6 +155,10 @@ class MemoryBroker:
     def established(self) -> set[str]:
         return self._wanted.established
 
+    def around(self, queue: Queue) -> Declared:
+        """What was declared of a queue."""
+        return self._wanted.around(queue)
+
     def redeclare(self) -> None:
         """Make all that was declared exist."""
         self.hub.declare(self._wanted.all(), self._wanted.established)
@@ -247,7 +252,7 @@ class _MemoryConsuming:
             self.tap = self._broker.hub.open_tap(
                 self._broker.peer,
                 wanted.queue,
-                wanted.bindings,
+                wanted.bindings if wanted.queue.exclusive else self._broker.around(wanted.queue).bindings,
                 self._prefetch,
                 established=self._broker.established,
                 wake=self._wake,

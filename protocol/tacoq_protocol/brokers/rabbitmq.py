@@ -23,6 +23,7 @@ from tacoq_protocol.brokers.faults import LinkLost, Refused
 from tacoq_protocol.brokers.supervisor import Link, is_blocked
 from tacoq_protocol.brokers.wanted import Wanted
 from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed, Unroutable
+from tacoq_protocol.topology import Queue
 
 log = logging.getLogger("tacoq.broker")
 
@@ -98,7 +99,7 @@ class RabbitBroker:
     async def consume(self, consumer: Consumer) -> Consuming:
         poke = self._consume.poke
         consuming = RabbitConsuming(
-            consumer, establish=self._establish, poke=poke, redeclare=self._redeclare, forget=self._forget
+            consumer, establish=self._establish_queue, poke=poke, redeclare=self._redeclare, forget=self._forget
         )
         self._consuming.append(consuming)
         connection = self._consume.connection
@@ -172,6 +173,9 @@ class RabbitBroker:
     async def _establish(self, connection: AbstractConnection, things: Declared) -> None:
         async with self._declaring:
             await declare(connection, things, self._wanted.established)
+
+    async def _establish_queue(self, connection: AbstractConnection, queue: Queue) -> None:
+        await self._establish(connection, self._wanted.around(queue))
 
     async def _open(self, consuming: RabbitConsuming, connection: AbstractConnection) -> bool:
         try:

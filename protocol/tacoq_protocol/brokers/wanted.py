@@ -25,5 +25,9 @@ class Wanted:
         self._queues.update((queue.name, queue) for queue in things.queues)
         self._bindings.update((binding, None) for binding in things.bindings)
 
+    def around(self, queue: Queue) -> Declared:
+        """A queue with its bindings: what makes it whole when it was deleted."""
+        return Declared(queues=[queue], bindings=[binding for binding in self._bindings if binding.queue == queue.name])
+
     def all(self) -> Declared:
         return Declared([*self._exchanges.values()], [*self._queues.values()], [*self._bindings])
