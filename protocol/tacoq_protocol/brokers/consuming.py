@@ -123,8 +123,8 @@ class Session:
 class RabbitConsuming:
     """A consumer that its broker's link opens on every connection, until it is stopped.
 
-    `establish` declares a queue and binds it; `poke` asks the link to open it again; `redeclare` says that its queue may
-    be missing; `forget` ends the interest in it.
+    `establish` declares a queue and binds it; `poke` asks the link to open it again; `redeclare` says that its queue
+    may be missing; `forget` ends the interest in it.
     """
 
     def __init__(
