@@ -72,6 +72,12 @@ class Bench:
     def sweep(self) -> None:
         self.session._sweep.step(time.monotonic())
 
+    async def ack_early(self, *releases: Release) -> None:
+        """Have these runs pass the ack deadline, and wait until their messages are acked."""
+        self.grow_old(*releases)
+        self.sweep()
+        await self.acked_early(*releases)
+
     async def acked_early(self, *releases: Release) -> None:
         await self.manager.until(lambda: not any(self.messages_of(release) for release in releases))
 

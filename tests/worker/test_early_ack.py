@@ -124,18 +124,14 @@ async def test_no_more_is_held_than_there_are_slots(either: tuple[BrokerFactory,
         releases = await bench.release(*names)
         await bench.runs(*names[:4])
         await bench.waiting(8)
-        bench.grow_old(releases[0])
-        bench.sweep()
-        await bench.acked_early(releases[0])
+        await bench.ack_early(releases[0])
         assert (bench.held, bench.prefetch) == (4, 0)
         for number in range(1, 5):  # each end lets one in
             bench.go_on[names[number]].set()
             await bench.runs(names[number + 3])
             await bench.waiting(8 - number)
             assert bench.held == 4
-        bench.grow_old(*releases[5:8])
-        bench.sweep()
-        await bench.acked_early(*releases[5:8])
+        await bench.ack_early(*releases[5:8])
         await bench.waiting(4)
         assert (bench.held, bench.prefetch) == (4, 0)
         for name in names:
@@ -155,9 +151,7 @@ async def test_runs_of_one_message_count_for_a_slot_each(hub: MemoryHub, make_br
         together = [wait_release("a"), wait_release("b")]
         await bench.manager.publish(*together)
         await bench.runs("a", "b")
-        bench.grow_old(*together)
-        bench.sweep()
-        await bench.acked_early(*together)
+        await bench.ack_early(*together)
         await bench.manager.until(lambda: bench.prefetch == 0)
         await bench.release("c")
         await bench.waiting(1)
@@ -174,9 +168,7 @@ async def test_with_a_long_run_short_ones_need_no_further_change(
         changes = count_changes(bench.session, monkeypatch)
         long, _ = await bench.release("long", "a")
         await bench.runs("long", "a")
-        bench.grow_old(long)
-        bench.sweep()
-        await bench.acked_early(long)
+        await bench.ack_early(long)
         await bench.manager.until(lambda: bench.prefetch == 2)
         bench.go_on["a"].set()
         await bench.naps(300)
@@ -198,9 +190,7 @@ async def test_runs_that_end_beside_one_that_goes_on_are_one_change_a_second(
     async with bench.at_work(make_broker):
         long, *_ = await bench.release("long", "stays", *"abcd")
         await bench.runs("long", "stays", *"abcd")
-        bench.grow_old(long)
-        bench.sweep()
-        await bench.acked_early(long)
+        await bench.ack_early(long)
         await bench.manager.until(lambda: bench.prefetch == 0)
         changes, began = count_changes(bench.session, monkeypatch), time.monotonic()
         last = bench.session._intake._early._changed_at
@@ -245,9 +235,7 @@ async def test_a_lost_connection_neither_reruns_nor_loses_an_early_acked_run(
     async with bench.at_work(make_broker):
         long, short = await bench.release("long", "short")
         await bench.runs("long", "short")
-        bench.grow_old(long)
-        bench.sweep()
-        await bench.acked_early(long)
+        await bench.ack_early(long)
         assert bench.prefetch == 1
         before = bench.session._intake.held[short.fence].messages
         hub.disconnect(f"tacoq worker {bench.session.id}")
@@ -274,9 +262,7 @@ async def test_an_early_acked_message_that_comes_again_is_acked_again(
     async with bench.at_work(make_broker):
         (long,) = await bench.release("long")
         await bench.runs("long")
-        bench.grow_old(long)
-        bench.sweep()
-        await bench.acked_early(long)
+        await bench.ack_early(long)
         await bench.manager.publish(long)  # as after an ack that was lost with its connection
         await bench.manager.until(lambda: bench.messages_of(long) == 1)
         bench.sweep()
@@ -293,9 +279,7 @@ async def test_early_acked_runs_are_told_to_managers(make_broker: BrokerFactory)
     async with bench.at_work(make_broker):
         (long,) = await bench.release("long")
         await bench.runs("long")
-        bench.grow_old(long)
-        bench.sweep()
-        await bench.acked_early(long)
+        await bench.ack_early(long)
         bench.manager.presence.clear()
         beat = await bench.manager.seen(Heartbeat)
         assert (beat.held, beat.running) == (1, [long.fence])
@@ -334,9 +318,7 @@ async def test_consuming_anew_with_every_slot_taken_takes_nothing(hub: MemoryHub
     async with bench.at_work(make_broker):
         (long,) = await bench.release("long")
         await bench.runs("long")
-        bench.grow_old(long)
-        bench.sweep()
-        await bench.acked_early(long)
+        await bench.ack_early(long)
         consuming = bench.session._intake._consuming
         await bench.manager.control(bench.session.id, Rebuild())
         await bench.manager.until(lambda: bench.session._intake._consuming not in (None, consuming))
@@ -364,9 +346,7 @@ async def test_a_slot_that_is_freed_while_the_consumer_is_opened_anew_counts(hub
     async with bench.at_work(lambda name: (slowly if "worker" in name else MemoryBroker)(hub, name)):
         (long,) = await bench.release("long")
         await bench.runs("long")
-        bench.grow_old(long)
-        bench.sweep()
-        await bench.acked_early(long)
+        await bench.ack_early(long)
         await bench.manager.until(lambda: bench.prefetch == 0)
         gate.clear()
         await bench.manager.control(bench.session.id, Rebuild())
@@ -387,9 +367,7 @@ async def test_a_run_that_grows_long_in_a_drain_is_acked_too(hub: MemoryHub, mak
         draining = asyncio.create_task(bench.session.drain(30.0))
         await bench.manager.until(lambda: bench.session._slots.watcher is not None)
         await bench.release("other")
-        bench.grow_old(long)
-        bench.sweep()
-        await bench.acked_early(long)
+        await bench.ack_early(long)
         assert bench.begun == ["long"]
         bench.go_on["long"].set()
         assert await draining
