@@ -26,6 +26,7 @@ class Proxy:
         self.delay = 0.0
         self.port = 0
         self.accepted = 0
+        self.held = 0  # reads that wait to be forwarded
 
     async def start(self) -> None:
         """Listen, on the same port each time."""
@@ -104,7 +105,9 @@ class Proxy:
             while data := await reader.read(65536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                self.held += 1
                 await flowing.wait()
+                self.held -= 1
                 if writer.is_closing():
                     return
                 writer.write(data)

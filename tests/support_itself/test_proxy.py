@@ -81,7 +81,7 @@ async def test_what_was_held_back_is_gone_with_a_reset(proxy: Proxy, client: End
     reader, writer = client
     proxy.freeze(replies=False)
     writer.write(b"b")
-    await asyncio.wait([asyncio.create_task(asyncio.sleep(0.05))])
+    await eventually(lambda: proxy.held == 1, what="it has come to the proxy")
     proxy.reset()
     proxy.thaw()
     with pytest.raises(ConnectionResetError):

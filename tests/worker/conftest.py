@@ -6,6 +6,7 @@ import pytest
 
 from tacoq_protocol.broker import BrokerFactory
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
+from tests.worker.stopped import Stopped
 
 
 @pytest.fixture
@@ -16,3 +17,8 @@ def hub() -> MemoryHub:
 @pytest.fixture
 def make_broker(hub: MemoryHub) -> BrokerFactory:
     return lambda name: MemoryBroker(hub, name)
+
+
+@pytest.fixture
+def stopped() -> Stopped:
+    return Stopped()
