@@ -30,7 +30,6 @@ from tacoq_protocol.http import (
     ErrorInfo,
     NewTask,
     NewTaskBatch,
-    Problem,
     TaskPage,
     TaskView,
     UnknownTask,
@@ -38,9 +37,7 @@ from tacoq_protocol.http import (
 )
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.states import LIVE, TaskState
-
-Handler = Callable[[], Awaitable[web.StreamResponse]]
-Step = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+from tests.publisher.steps import Handler, Step, cut_off, problem
 
 SESSION = UUID(int=1)
 REFUSED_KIND = "refused"  # answered 422, with its index
@@ -335,62 +332,6 @@ def answer(body: Any, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")
 
 
-def problem(status: int, detail: str, *, headers: dict[str, str] | None = None, **more: Any) -> web.Response:
-    body = Problem(title="refused", status=status, detail=detail, **more).model_dump_json(exclude_none=True)
-    return web.Response(text=body, status=status, content_type="application/problem+json", headers=headers)
-
-
-async def as_usual(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """No fault."""
-    return await handler()
-
-
-async def cut_after_doing(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Do what was asked, and let the connection break before the answer."""
-    response = await handler()
-    return _cut(request, response)
-
-
-async def cut_before_doing(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let the connection break before anything was done."""
-    return _cut(request, web.Response())
-
-
-def _cut(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.abort()
-    return response
-
-
-def busy(status: int = 503, *, after: str | None = None) -> Step:
-    """Answer that it cannot be done now, and do nothing."""
-
-    async def step(request: web.Request, handler: Handler) -> web.StreamResponse:
-        headers = {"Retry-After": after} if after else None
-        return problem(status, "the database is away", headers=headers)
-
-    return step
-
-
-def says(body: bytes, status: int = 200, **headers: str) -> Step:
-    """Answer with these bytes, whatever was asked."""
-
-    async def step(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return web.Response(body=body, status=status, headers=headers)
-
-    return step
-
-
-def held(until: asyncio.Event, *, then: Step | None = None) -> Step:
-    """When `until` is set, do and answer what was asked, or do `then`."""
-
-    async def step(request: web.Request, handler: Handler) -> web.StreamResponse:
-        await until.wait()
-        return await (then(request, handler) if then else handler())
-
-    return step
-
-
 def stream_cut_after(lines: int) -> Step:
     """Break a wait stream that has told of so many tasks, in the middle of the next line."""
 
@@ -401,7 +342,7 @@ def stream_cut_after(lines: int) -> Step:
         await response.prepare(request)
         encoded = [msgspec.json.encode(manager.views[id]) for id in asked.ids]
         await response.write(b"".join(line + b"\n" for line in encoded[:lines]) + encoded[lines][:20])
-        return _cut(request, response)
+        return cut_off(request, response)
 
     return step
 

@@ -34,7 +34,8 @@ from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.states import TaskState
 from tacoq_publisher import cli, new_task_id
 from tacoq_publisher.cli import many
-from tests.publisher.scripted_manager import SESSION, ScriptedManager, busy, manager_in_a_thread, says
+from tests.publisher.scripted_manager import SESSION, ScriptedManager, manager_in_a_thread
+from tests.publisher.steps import busy, says
 
 
 @pytest.fixture

@@ -11,16 +11,8 @@ import pytest
 from tacoq_protocol.errors import ManagerError, ManagerUnavailable
 from tacoq_publisher import Publisher
 from tacoq_publisher.transport import Backoff
-from tests.publisher.scripted_manager import (
-    ScriptedManager,
-    Step,
-    busy,
-    cut_after_doing,
-    cut_before_doing,
-    held,
-    running_manager,
-    says,
-)
+from tests.publisher.scripted_manager import ScriptedManager, running_manager
+from tests.publisher.steps import Step, busy, cut_after_doing, cut_before_doing, held, says
 
 BATCH = "/tasks/batch"
 

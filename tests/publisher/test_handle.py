@@ -21,7 +21,8 @@ from tacoq_protocol.errors import (
 )
 from tacoq_protocol.http import ErrorInfo
 from tacoq_publisher import Publisher, TaskState, new_task_id
-from tests.publisher.scripted_manager import ScriptedManager, cut_after_doing, says
+from tests.publisher.scripted_manager import ScriptedManager
+from tests.publisher.steps import cut_after_doing, says
 
 
 class Receipt(BaseModel):

@@ -11,7 +11,8 @@ from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.errors import ConfigurationError, InvalidTask, ManagerError, ManagerUnavailable
 from tacoq_publisher import Publisher, PublishInterrupted
 from tacoq_publisher.newtask import decode_json
-from tests.publisher.scripted_manager import REFUSED_KIND, ScriptedManager, as_usual, busy, cut_after_doing, held, says
+from tests.publisher.scripted_manager import REFUSED_KIND, ScriptedManager
+from tests.publisher.steps import as_usual, busy, cut_after_doing, held, says
 
 BATCH = "/tasks/batch"
 

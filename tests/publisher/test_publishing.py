@@ -11,14 +11,8 @@ from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.errors import ConfigurationError, InvalidTask, ManagerError, TaskConflict
 from tacoq_publisher import Publisher, PublisherClosed, TaskHandle, new_task_id
 from tacoq_publisher.newtask import decode_json
-from tests.publisher.scripted_manager import (
-    REFUSED_KIND,
-    VAGUE_KIND,
-    ScriptedManager,
-    cut_after_doing,
-    held,
-    says,
-)
+from tests.publisher.scripted_manager import REFUSED_KIND, VAGUE_KIND, ScriptedManager
+from tests.publisher.steps import cut_after_doing, held, says
 
 BATCH = "/tasks/batch"
 

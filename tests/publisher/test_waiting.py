@@ -10,7 +10,8 @@ import pytest
 
 from tacoq_protocol.errors import ManagerError, ManagerUnavailable, WaitTimeout
 from tacoq_publisher import Publisher, PublisherClosed, TaskHandle, new_task_id, waiting
-from tests.publisher.scripted_manager import ScriptedManager, busy, held, says, stream_cut_after
+from tests.publisher.scripted_manager import ScriptedManager, stream_cut_after
+from tests.publisher.steps import busy, held, says
 
 WAIT = "/tasks/wait"
 
