@@ -37,6 +37,7 @@ from scripts.probes import postgres_fault, rabbit_fault
 
 __all__ = ["PrivatePostgres", "PrivateRabbit", "ServiceError", "Services", "services"]
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEFAULT_DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
 DEFAULT_BROKER_URL = "amqp://guest:guest@127.0.0.1:5672/"
 
@@ -95,8 +96,10 @@ def _up(environ: Mapping[str, str], variable: str, default: str, fault_of: Calla
 
 def _run(command: Sequence[str], env: dict[str, str]) -> int:
     """Run the command to its end; when we are told to end, tell it so and wait."""
-    with subprocess.Popen(command, env=env) as process:
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # one that came while it is begun would leave it without us
+    with subprocess.Popen(command, env=env, preexec_fn=_hear) as process:
         try:
+            _hear()
             return process.wait()
         except BaseException:
             process.terminate()
@@ -105,6 +108,10 @@ def _run(command: Sequence[str], env: dict[str, str]) -> int:
             except subprocess.TimeoutExpired:
                 process.kill()
             raise
+
+
+def _hear() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 def _end(number: int, _frame: FrameType | None) -> None:

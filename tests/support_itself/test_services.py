@@ -14,6 +14,21 @@ from scripts.probes import postgres_fault, rabbit_fault
 from tests.support import eventually, spawn
 
 ROOT = Path(__file__).resolve().parents[2]
+SIGNALLED_IN_POPEN = """
+import os, pathlib, signal, subprocess, sys, time
+from scripts import services
+
+class Slow(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+ready = pathlib.Path(sys.argv.pop(1))
+subprocess.Popen = Slow
+sys.exit(services.main())
+"""
 SERVICES = (sys.executable, ROOT / "scripts" / "services.py", "run")
 
 
@@ -48,6 +63,15 @@ def test_command_is_told_to_end_when_we_are(database_url: str, broker_url: str) 
     with spawn(*SERVICES, "--", "sh", "-c", waits, env=up) as process:
         process.wait_for_log("ready")
         process.terminate()
+        assert process.wait() == 128 + signal.SIGTERM
+        assert "told" in process.log()
+
+
+def test_command_is_told_to_end_also_while_it_is_begun(database_url: str, broker_url: str, tmp_path: Path) -> None:
+    up = {"TACOQ_DATABASE_URL": database_url, "TACOQ_BROKER_URL": broker_url, "PYTHONPATH": str(ROOT)}
+    ready = tmp_path / "ready"
+    waits = f"trap 'echo told; exit 0' TERM; touch {ready}; while :; do sleep 0.1; done"
+    with spawn(sys.executable, "-c", SIGNALLED_IN_POPEN, ready, "run", "--", "sh", "-c", waits, env=up) as process:
         assert process.wait() == 128 + signal.SIGTERM
         assert "told" in process.log()
 
