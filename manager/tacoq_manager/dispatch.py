@@ -1,9 +1,7 @@
 """Dispatch: lanes and credit in, released tasks out: claimed in Postgres, published to RabbitMQ, confirmed.
 
 Between the claim's commit and the publish nothing is lost by a crash: the rows are `queued` and nobody holds them,
-which is what the rescue looks for. What a claim took whose answer is lost is given back first thing; a publish that is
-not confirmed is given back at once; should the broker have it all the same, the two releases have different numbers,
-and only one outcome counts. What may run once only is left to the rescue then.
+which is what the rescue looks for. What a claim took whose answer is lost is given back first thing.
 """
 
 from __future__ import annotations
@@ -14,32 +12,25 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from itertools import groupby
-
-import msgspec
 
 from tacoq_manager.credit import Credit, FreeSlots
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
+from tacoq_manager.publish import PUBLISH_SECONDS, ReleasePublisher
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.settle import Settler
 from tacoq_manager.store import claim as store
 from tacoq_manager.store.claim import Claimed, Flow, Lane, Take
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken
-from tacoq_manager.transitions import give_back
 from tacoq_manager.unpublished import Unpublished
 from tacoq_manager.upkeep.leader import Leader
-from tacoq_protocol.broker import Broker, Declared, LinkState, Outgoing
-from tacoq_protocol.codec import RELEASES, cut, encode
-from tacoq_protocol.errors import BrokerError, BrokerUnavailable, Unroutable
-from tacoq_protocol.messages import Release, Releases
-from tacoq_protocol.topology import Topology
+from tacoq_protocol.broker import Broker, LinkState
+from tacoq_protocol.errors import BrokerError
 
 log = logging.getLogger("tacoq.dispatch")
 
 CLAIM_TASKS = 1_000  # at once; more wait for the next round
-PUBLISH_SECONDS = 5.0
 FINISH_SECONDS = PUBLISH_SECONDS + 2.0  # what is not confirmed by then has been given back
 RETRY_SECONDS = 0.2
 
@@ -51,7 +42,7 @@ class Dispatcher:
         self,
         database: Database,
         broker: Broker,
-        topology: Topology,
+        publisher: ReleasePublisher,
         *,
         leader: Leader,
         sessions: Sessions,
@@ -63,10 +54,9 @@ class Dispatcher:
     ) -> None:
         self._database = database
         self._broker = broker
-        self._topology = topology
+        self._publisher = publisher
         self._leader = leader
         self._sessions = sessions
-        self._settler = settler
         self._lanes = lanes
         self._credit = credit
         self._metrics = metrics
@@ -74,7 +64,6 @@ class Dispatcher:
         self._round = asyncio.Lock()
         self._finishing = False
         self._changed = asyncio.Event()
-        self._declared: set[str] = set()
         self._held: set[str] = set()
         self._failed: dict[str, float] = {}  # queues that the broker took nothing for, since when
 
@@ -147,15 +136,16 @@ class Dispatcher:
 
     async def _dispatch(self, queue: str, epoch: int) -> int:
         while takes := self._turn(queue):
-            await self._declare(queue)
+            await self._publisher.declare(queue)
             was_idle = self._credit.used(queue) < self._sessions.capacity(queue)
             with self._unpublished.watching(queue):
                 claimed = await self._claim(queue, takes, epoch)
                 if claimed and self._leader.epoch != epoch:
-                    await self._give_back(claimed)  # frozen since the claim: another may have freed and released them
+                    # It stood still since the claim: another may have freed and released them.
+                    await self._publisher.give_back(claimed)
                     return 0
                 if claimed:
-                    await self._publish(queue, claimed)
+                    await self._publisher.publish(queue, claimed)
             if claimed and was_idle:
                 self._credit.probe(claimed[0].release.fence, time.monotonic())
             if claimed:
@@ -184,63 +174,4 @@ class Dispatcher:
                 self._lanes.drained(take.lane, mark)
         for kind, count in Counter(item.lane.kind for item in batch.tasks).items():
             self._credit.release(Flow(queue, kind), count)
-        return [self._announced(item) for item in batch.tasks]
-
-    async def _publish(self, queue: str, claimed: Sequence[Claimed]) -> None:
-        messages = [
-            Outgoing(self._topology.tasks.name, queue, RELEASES.name, encode(Releases(queue, releases)))
-            for releases in self._packed(queue, claimed)
-        ]
-        try:
-            await self._broker.publish(messages, seconds=PUBLISH_SECONDS)
-        except BrokerError as error:
-            self._metrics.publish_failed()
-            if isinstance(error, Unroutable):  # somebody deleted it: the next round makes it again
-                self._declared.discard(queue)
-            nothing_sent = isinstance(error, BrokerUnavailable)
-            await self._give_back(claimed if nothing_sent else self._may_run_twice(claimed))
-            raise
-        except asyncio.CancelledError:
-            await asyncio.shield(self._give_back(self._may_run_twice(claimed)))
-            raise
-        self._metrics.dispatched(len(claimed), len(messages))
-
-    def _announced(self, item: Claimed) -> Claimed:
-        """What must not run twice is always announced: a run that nobody heard of would be released again."""
-        if not self._runs_once(item):
-            return item
-        return item._replace(release=msgspec.structs.replace(item.release, announced=True))
-
-    def _may_run_twice(self, claimed: Sequence[Claimed]) -> list[Claimed]:
-        """Leave out what must not: the broker may have it, and only the rescue finds out that nobody does."""
-        return [item for item in claimed if not self._runs_once(item)]
-
-    def _runs_once(self, item: Claimed) -> bool:
-        spec = self._sessions.spec(item.lane.queue, item.lane.kind)
-        return spec is not None and (spec.on_lost == "fail" or (item.max_attempts or spec.max_attempts) <= 1)
-
-    def _packed(self, queue: str, claimed: Sequence[Claimed]) -> Iterable[list[Release]]:
-        """Cut into messages of one kind, in order. An announced release travels alone."""
-        for (kind, announced), run in groupby(claimed, key=lambda item: (item.lane.kind, item.release.announced)):
-            backlog = self._lanes.waits(queue, kind)
-            most = 1 if announced else self._credit.per_message(queue, kind, backlog=backlog)
-            yield from cut((item.release for item in run), _size, most=most)
-
-    async def _give_back(self, claimed: Sequence[Claimed]) -> None:
-        """Make them pending again, or cancelled when that was asked for; while Postgres is away, later."""
-        await self._settler.apply([give_back(item.release.fence) for item in claimed])
-
-    async def _declare(self, queue: str) -> None:
-        if queue not in self._declared:
-            await self._broker.declare(
-                Declared(
-                    exchanges=[self._topology.tasks, self._topology.dead],
-                    queues=[self._topology.task_queue(queue)],
-                    bindings=[self._topology.task_binding(queue)],
-                )
-            )
-            self._declared.add(queue)
-
-
-def _size(release: Release) -> int:
-    return len(release.payload) + 200  # ids, times and trace context
+        return batch.tasks

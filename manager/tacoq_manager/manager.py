@@ -29,6 +29,7 @@ from tacoq_manager.metrics import Metrics
 from tacoq_manager.news import News
 from tacoq_manager.notify import Waiters
 from tacoq_manager.presence import Presence
+from tacoq_manager.publish import ReleasePublisher
 from tacoq_manager.rescue import STEP_SECONDS as RESCUE_SECONDS
 from tacoq_manager.rescue import Rescuer
 from tacoq_manager.resubmit import resubmit
@@ -104,14 +105,24 @@ class Manager:
             on_settled=self._settled,
             on_redelivered=self._came_back,
         )
+        lanes = Lanes()
+        self.publisher = ReleasePublisher(
+            self.broker,
+            self.topology,
+            sessions=sessions,
+            settler=self.settler,
+            lanes=lanes,
+            credit=self.credit,
+            metrics=self.metrics,
+        )
         self.dispatcher = Dispatcher(
             database,
             self.broker,
-            self.topology,
+            self.publisher,
             leader=self.leader,
             sessions=sessions,
             settler=self.settler,
-            lanes=Lanes(),
+            lanes=lanes,
             credit=self.credit,
             metrics=self.metrics,
             recount=lambda: self.recount.step(),
