@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from tacoq_manager.credit import Credit, FreeSlots
@@ -18,7 +18,6 @@ from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.publish import PUBLISH_SECONDS, ReleasePublisher
 from tacoq_manager.sessions import Sessions
-from tacoq_manager.settle import Settler
 from tacoq_manager.store import claim as store
 from tacoq_manager.store.claim import Claimed, Flow, Lane, Take
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
@@ -46,11 +45,10 @@ class Dispatcher:
         *,
         leader: Leader,
         sessions: Sessions,
-        settler: Settler,
+        unpublished: Unpublished,
         lanes: Lanes,
         credit: Credit,
         metrics: Metrics,
-        recount: Callable[[], Awaitable[int]],
     ) -> None:
         self._database = database
         self._broker = broker
@@ -60,7 +58,7 @@ class Dispatcher:
         self._lanes = lanes
         self._credit = credit
         self._metrics = metrics
-        self._unpublished = Unpublished(database.claim, leader, settler, recount)
+        self._unpublished = unpublished
         self._round = asyncio.Lock()
         self._finishing = False
         self._changed = asyncio.Event()
@@ -140,12 +138,12 @@ class Dispatcher:
             was_idle = self._credit.used(queue) < self._sessions.capacity(queue)
             with self._unpublished.watching(queue):
                 claimed = await self._claim(queue, takes, epoch)
-                if claimed and self._leader.epoch != epoch:
-                    # It stood still since the claim: another may have freed and released them.
-                    await self._publisher.give_back(claimed)
-                    return 0
-                if claimed:
-                    await self._publisher.publish(queue, claimed)
+            if claimed and self._leader.epoch != epoch:
+                # It stood still since the claim: another may have freed and released them.
+                await self._publisher.give_back(claimed)
+                return 0
+            if claimed:
+                await self._publisher.publish(queue, claimed)
             if claimed and was_idle:
                 self._credit.probe(claimed[0].release.fence, time.monotonic())
             if claimed:

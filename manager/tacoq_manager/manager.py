@@ -44,6 +44,7 @@ from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
+from tacoq_manager.unpublished import Unpublished
 from tacoq_manager.upkeep import partitions
 from tacoq_manager.upkeep.cron import CronStep
 from tacoq_manager.upkeep.deaf import STEP_SECONDS as DEAF_SECONDS
@@ -106,11 +107,13 @@ class Manager:
             on_redelivered=self._came_back,
         )
         lanes = Lanes()
+        unpublished = Unpublished(database.claim, self.leader, self.settler, lambda: self.recount.step())
         self.publisher = ReleasePublisher(
             self.broker,
             self.topology,
             sessions=sessions,
             settler=self.settler,
+            unpublished=unpublished,
             lanes=lanes,
             credit=self.credit,
             metrics=self.metrics,
@@ -121,11 +124,10 @@ class Manager:
             self.publisher,
             leader=self.leader,
             sessions=sessions,
-            settler=self.settler,
+            unpublished=unpublished,
             lanes=lanes,
             credit=self.credit,
             metrics=self.metrics,
-            recount=lambda: self.recount.step(),
         )
         self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.dispatcher.note).step)
         self.expiry = DueTimer("expire", Expiry(upkeep, self.leader, self.settler).step)

@@ -1,4 +1,4 @@
-"""Publish: claimed tasks in, messages of releases confirmed by RabbitMQ out; what is not confirmed is given back.
+"""Publish: released tasks in, messages confirmed by RabbitMQ out; what is not confirmed is given back.
 
 Should the broker have what was given back all the same, the two releases have different numbers, and only one outcome
 counts. What may run once only is left to the rescue then.
@@ -19,7 +19,9 @@ from tacoq_manager.metrics import Metrics
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.settle import Settler
 from tacoq_manager.store.claim import Claimed
+from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_manager.transitions import give_back
+from tacoq_manager.unpublished import Unpublished
 from tacoq_protocol.broker import Broker, Declared, Outgoing
 from tacoq_protocol.codec import RELEASES, cut, encode
 from tacoq_protocol.errors import BrokerError, BrokerUnavailable, Unroutable
@@ -39,6 +41,7 @@ class ReleasePublisher:
         *,
         sessions: Sessions,
         settler: Settler,
+        unpublished: Unpublished,
         lanes: Lanes,
         credit: Credit,
         metrics: Metrics,
@@ -47,10 +50,14 @@ class ReleasePublisher:
         self._topology = topology
         self._sessions = sessions
         self._settler = settler
+        self._unpublished = unpublished
         self._lanes = lanes
         self._credit = credit
         self._metrics = metrics
         self._declared: set[str] = set()
+
+    def has_declared(self, queue: str) -> bool:
+        return queue in self._declared
 
     async def declare(self, queue: str) -> None:
         """Make the queue's own in the broker, once. Raises BrokerError."""
@@ -68,7 +75,7 @@ class ReleasePublisher:
         """Send `claimed`, in order; all confirmed when it returns.
 
         Raises BrokerError when that is not so in PUBLISH_SECONDS: they are given back then, but for what must not run
-        twice and may have been sent. Raises DatabaseUnavailable when they could not be.
+        twice and may have been sent. Raises DatabaseUnavailable when they are given back later.
         """
         claimed = [self._announced(item) for item in claimed]
         messages = [
@@ -90,8 +97,18 @@ class ReleasePublisher:
         self._metrics.dispatched(len(claimed), len(messages))
 
     async def give_back(self, claimed: Sequence[Claimed]) -> None:
-        """Make them pending again, or cancelled when that was asked for. Raises DatabaseUnavailable."""
-        await self._settler.apply([give_back(item.release.fence) for item in claimed])
+        """Make them pending again, or cancelled when that was asked for.
+
+        Raises DatabaseUnavailable: then the dispatcher does so when Postgres is back.
+        """
+        fences = [item.release.fence for item in claimed]
+        if not fences:
+            return
+        try:
+            await self._settler.apply([give_back(fence) for fence in fences])
+        except (DatabaseUnavailable, asyncio.CancelledError):
+            self._unpublished.doubt(fences)
+            raise
 
     def _announced(self, item: Claimed) -> Claimed:
         """What must not run twice is always announced: a run that nobody heard of would be released again."""

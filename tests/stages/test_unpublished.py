@@ -79,15 +79,17 @@ async def test_claim_that_is_still_at_work_on_its_broken_connection_is_waited_fo
     assert (await floor.row(task_id))["release"] == 2
 
 
+async def unconfirmed(*_: object, **__: object) -> None:
+    raise PublishUnconfirmed("not confirmed")
+
+
+async def away(*_: object) -> None:
+    raise DatabaseUnavailable("away")
+
+
 async def test_publish_that_could_not_be_given_back_is_so_when_postgres_is_back(
     floor: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unconfirmed(*_: object, **__: object) -> None:
-        raise PublishUnconfirmed("not confirmed")
-
-    async def away(*_: object) -> None:
-        raise DatabaseUnavailable("away")
-
     floor.join("k")
     (task_id,) = await floor.accept()
     with monkeypatch.context() as fault:
@@ -98,6 +100,22 @@ async def test_publish_that_could_not_be_given_back_is_so_when_postgres_is_back(
     assert await floor.state(task_id) == "queued"
     assert await floor.dispatch() == 1
     assert floor.releases[0].release == 2
+
+
+async def test_what_may_run_once_only_is_not_given_back_when_postgres_is_back_either(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker may have it: only the rescue can tell."""
+    floor.join("k")
+    (once,), (again,) = await floor.accept(max_attempts=1), await floor.accept()
+    with monkeypatch.context() as fault:
+        fault.setattr(floor.manager.broker, "publish", unconfirmed)
+        fault.setattr("tacoq_manager.settle.store.apply", away)
+        with pytest.raises(DatabaseUnavailable):
+            await floor.manager.dispatcher.step()
+    assert await floor.dispatch() == 1
+    assert [release.task_id for release in floor.releases] == [again]
+    assert await floor.state(once) == "queued"
 
 
 async def test_nothing_is_forgotten_because_the_lead_had_just_run_out(

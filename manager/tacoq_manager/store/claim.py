@@ -71,8 +71,8 @@ RETURNING id, release, kind, fairness_key, attempt, payload, created_at, timeout
     traceparent, tracestate, priority, run_at, seq, queued_at, max_attempts
 """
 
-# Claims hold this row FOR KEY SHARE. What they commit is seen by the next statement only.
-_WAIT_FOR_CLAIMS: Final = "SELECT epoch FROM leader WHERE epoch = $1 FOR UPDATE"
+# Whoever releases holds this row FOR KEY SHARE. What is committed meanwhile is seen by the next statement only.
+_WAIT_FOR_RELEASES: Final = "SELECT epoch FROM leader WHERE epoch = $1 FOR UPDATE"
 
 _UNPUBLISHED: Final = """
 WITH lead AS MATERIALIZED (
@@ -206,9 +206,14 @@ async def unpublished(
     Such a claim may still be at work on its old connection: this waits for its end. None unless `holder` leads with
     `epoch`. Raises DatabaseUnavailable.
     """
-    await connection.fetch(_WAIT_FOR_CLAIMS, epoch)
+    await wait_for_releases(connection, epoch)
     rows = await connection.fetch(_UNPUBLISHED, epoch, holder, queue, since)
     return [Fence(*row) for row in rows if row["id"] is not None] if rows else None
+
+
+async def wait_for_releases(connection: HotConnection, epoch: int) -> None:
+    """Return when all statements that release under `epoch`, and had begun, have ended. Raises DatabaseUnavailable."""
+    await connection.fetch(_WAIT_FOR_RELEASES, epoch)
 
 
 async def lanes(connection: HotConnection) -> list[Lane]:
