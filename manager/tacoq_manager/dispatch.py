@@ -88,6 +88,10 @@ class Dispatcher:
             self._held.discard(queue)
             self._changed.set()
 
+    def holds(self, queue: str) -> bool:
+        """True while nothing of `queue` is claimed, by a `hold`."""
+        return queue in self._held
+
     async def run(self) -> None:
         """Release round after round; a fault waits a moment and is tried again."""
         while True:

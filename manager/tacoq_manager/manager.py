@@ -57,6 +57,7 @@ from tacoq_manager.upkeep.recount import STEP_SECONDS as RECOUNT_SECONDS
 from tacoq_manager.upkeep.recount import Recount
 from tacoq_manager.upkeep.schedule import Schedule
 from tacoq_manager.upkeep.timers import DueTimer
+from tacoq_manager.why import Explainer
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, LinkState
 from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.http import Accepted, QueueView
@@ -151,6 +152,15 @@ class Manager:
             on_lost=self._session_lost,
         )
         self.canceller = Canceller(database, self.settler, self.presence)
+        self.explainer = Explainer(
+            database,
+            self.broker,
+            leader=self.leader,
+            sessions=sessions,
+            credit=self.credit,
+            runtimes=self.runtimes,
+            dispatcher=self.dispatcher,
+        )
         self.drainer = Drainer(sessions, self.presence)
         self.bulk = Bulk(database, self.canceller, self.accepter)
         self.rescuer = Rescuer(

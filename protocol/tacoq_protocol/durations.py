@@ -1,4 +1,4 @@
-"""Durations as people write them in, `timedelta` out."""
+"""Durations as people write them in, `timedelta` out; seconds in, a few words for people out."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def parse_duration(value: Duration, *, name: str = "duration") -> timedelta:
             f'{name} = {value!r} is not a duration: give a timedelta, seconds, or "10m" (ms s m h d)'
         )
     return timedelta(seconds=seconds)
+
+
+def in_words(seconds: float) -> str:
+    """Return whole seconds, minutes, hours or days, rounded down: "5 s"."""
+    name, size = next(unit for unit in reversed(_UNITS.items()) if unit[1] <= max(seconds, 1.0))
+    return f"{int(seconds / size)} {name}"
 
 
 def _seconds(value: object) -> float | None:

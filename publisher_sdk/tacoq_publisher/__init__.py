@@ -24,6 +24,7 @@ from tacoq_protocol.errors import (
 from tacoq_protocol.http import TaskView
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.states import TaskState
+from tacoq_protocol.why import Reason, Why
 from tacoq_publisher.errors import PublisherClosed, PublishInterrupted
 from tacoq_publisher.handle import TaskHandle
 from tacoq_publisher.newtask import TaskOptions
@@ -39,6 +40,7 @@ __all__ = [
     "PublishInterrupted",
     "Publisher",
     "PublisherClosed",
+    "Reason",
     "SyncPublisher",
     "SyncTaskHandle",
     "TacoqError",
@@ -54,5 +56,6 @@ __all__ = [
     "TaskState",
     "TaskView",
     "WaitTimeout",
+    "Why",
     "new_task_id",
 ]

@@ -20,6 +20,7 @@ from tacoq_protocol.errors import (
 )
 from tacoq_protocol.http import TaskView
 from tacoq_protocol.states import TaskState
+from tacoq_protocol.why import Why
 from tacoq_publisher.manager import Manager, WaitLine
 from tacoq_publisher.waiting import Waits
 
@@ -64,6 +65,10 @@ class TaskHandle(Generic[R]):
         Raises TaskNotFound, ManagerUnavailable.
         """
         return await self._manager.view(self.id, payload=payload)
+
+    async def why(self) -> Why:
+        """Ask why it is where it is: one reason, and a sentence. Raises TaskNotFound, ManagerUnavailable."""
+        return await self._manager.why(self.id)
 
     async def wait(self, timeout: Duration | None = None) -> TaskView:
         """Return the final view as soon as the task is final, however it ended.

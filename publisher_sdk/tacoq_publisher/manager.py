@@ -53,6 +53,7 @@ from tacoq_protocol.http import (
     WorkerDetail,
     Workers,
 )
+from tacoq_protocol.why import Why
 from tacoq_publisher.errors import describe, malformed, read_problem, unexpected
 from tacoq_publisher.transport import Answer, Transport
 
@@ -194,6 +195,12 @@ class Manager:
         action = f"read the timeline of task {task_id}"
         answer = await self._transport.request("GET", f"/tasks/{task_id}/timeline", action=action)
         return self._model(Timeline, self._of_task(answer, task_id, action), action)
+
+    async def why(self, task_id: UUID) -> Why:
+        """Return why a task is where it is. Raises TaskNotFound."""
+        action = f"ask why task {task_id} is where it is"
+        answer = await self._transport.request("GET", f"/tasks/{task_id}/why", action=action)
+        return self._model(Why, self._of_task(answer, task_id, action), action)
 
     async def schedules(self) -> Schedules:
         """Return all schedules, by name, without their payloads."""

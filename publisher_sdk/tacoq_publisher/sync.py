@@ -16,6 +16,7 @@ from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.durations import Duration
 from tacoq_protocol.http import TaskView
 from tacoq_protocol.states import TaskState
+from tacoq_protocol.why import Why
 from tacoq_publisher.bulk import Bulk, BulkItem
 from tacoq_publisher.errors import PublisherClosed
 from tacoq_publisher.handle import TaskHandle
@@ -126,6 +127,10 @@ class SyncTaskHandle(Generic[R]):
     def view(self, *, payload: bool = False) -> TaskView:
         """Ask for all that the manager knows now."""
         return self._publisher.run(self._handle.view(payload=payload))
+
+    def why(self) -> Why:
+        """Ask why it is where it is."""
+        return self._publisher.run(self._handle.why())
 
     def wait(self, timeout: Duration | None = None) -> TaskView:
         """Return the final view as soon as the task is final, however it ended."""

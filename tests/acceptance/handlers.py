@@ -41,6 +41,11 @@ def add_in_process(x: int, y: int) -> tuple[int, int]:
     return x + y, os.getpid()
 
 
+@processes.task
+def nap_in_process(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 @worker.cron("0 3 29 2 *", timezone="Europe/Lisbon")  # rarely: tests that count tasks are not to meet it
 @worker.task("reports.nightly", timeout="10s")
 async def nightly(day: str = "yesterday") -> str:
@@ -78,6 +83,11 @@ async def fails_until(ctx: Context, attempt: int) -> int:
     if ctx.attempt < attempt:
         raise ValueError(f"not yet, attempt {ctx.attempt}")
     return ctx.attempt
+
+
+@worker.task(max_attempts=2, backoff=Backoff("1h"))
+async def fails(reason: str) -> None:
+    raise ValueError(reason)
 
 
 @worker.task

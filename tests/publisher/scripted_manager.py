@@ -96,6 +96,7 @@ class ScriptedManager:
                 web.get("/v1/tasks", self._list),
                 web.get("/v1/tasks/{id}", self._view),
                 web.get("/v1/tasks/{id}/timeline", self._timeline),
+                web.get("/v1/tasks/{id}/why", self._why),
                 web.post("/v1/tasks/{id}/cancel", self._cancel),
                 web.post("/v1/tasks/{id}/retry", self._retry),
                 web.get("/v1/{listing:workers|queues|kinds}", self._listing),
@@ -300,6 +301,13 @@ class ScriptedManager:
         if view is None:
             return problem(404, "no such task", task_id=UUID(request.match_info["id"]))
         return answer({"id": view.id, "events": [{"at": view.created_at, "event": "accepted"}]})
+
+    async def _why(self, request: web.Request) -> web.Response:
+        view = self.views.get(UUID(request.match_info["id"]))
+        if view is None:
+            return problem(404, "no such task", task_id=UUID(request.match_info["id"]))
+        about = {"id": view.id, "kind": view.kind, "queue": view.queue, "state": view.state}
+        return answer(about | {"reason": "no_slot", "sentence": "no slot is free \x1b", "position": 3})
 
     async def _worker(self, request: web.Request) -> web.Response:
         if UUID(request.match_info["session"]) != SESSION:

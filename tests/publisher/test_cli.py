@@ -124,6 +124,7 @@ def test_publish_and_wait_for_a_task_that_fails_is_an_error(manager: ScriptedMan
         (["ps", "--url", "nowhere"], ConfigurationError, "TACOQ_MANAGER_URL"),
         (["ps", "--url", "http://127.0.0.1:9"], ManagerUnavailable, "cannot connect"),
         (["show", str(UUID(int=7))], TaskNotFound, "no task has the id"),
+        (["why", str(UUID(int=7))], TaskNotFound, "no task has the id"),
         (["cancel", str(UUID(int=7))], TaskNotFound, "no task has the id"),
         (["retry", str(UUID(int=7))], TaskNotFound, "no task has the id"),
     ],
@@ -200,6 +201,14 @@ def test_show_tells_all_there_is(manager: ScriptedManager) -> None:
     assert (fields["payload"], fields["error"]["type"]) == ({"x": 1}, "ValueError")
     assert [event["event"] for event in fields["events"]] == ["accepted"]
     assert json.loads(succeeds("show", str(published(manager, result=b'{"sum":3}')), "--json"))["result"] == {"sum": 3}
+
+
+def test_why_says_it_in_a_line(manager: ScriptedManager) -> None:
+    task_id = published(manager, TaskState.PENDING)
+    assert succeeds("why", str(task_id)) == "pending, no_slot: no slot is free \ufffd\n"
+    fields = json.loads(succeeds("why", str(task_id), "--json"))
+    assert (fields["reason"], fields["position"]) == ("no_slot", 3)
+    assert "until" not in fields
 
 
 def test_cancel(manager: ScriptedManager) -> None:

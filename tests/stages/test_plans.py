@@ -12,9 +12,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tacoq_manager.store import cancel, claim, leader, reroute, rescue, schedule, schedules, settle
+from tacoq_manager.store import cancel, claim, leader, reroute, rescue, schedule, schedules, settle, why
 from tacoq_manager.store.engine import HOT_SETTINGS
 from tacoq_protocol.ids import new_task_id
+from tacoq_protocol.why import MOST_AHEAD
 
 Connection = Any
 
@@ -32,6 +33,9 @@ STATEMENTS = {
     "doubtful": (rescue._DOUBTFUL, 3),
     "cancels": (cancel._REQUESTED, 0),
     "reroute": (reroute._REROUTE, 4),
+    "why": (why._FACTS, 1),
+    "place in line": (why._AHEAD, 7),
+    "last chance out": (why._LAST_CHANCE_OUT, 1),
 }
 
 
@@ -126,3 +130,22 @@ async def test_claim_looks_only_at_what_it_takes(connection: Connection) -> None
     looked_at = [node for node in looked_at if node["Actual Loops"]]  # not for last chances: none is at the head
     assert [node["Actual Rows"] for node in looked_at] == [1, 1]  # the head of the lane, and the row to update
     assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 100
+
+
+async def test_place_in_line_is_counted_without_walking_the_line(connection: Connection) -> None:
+    """50,000 tasks are before it in its lane, and as many fairness keys wait beside it."""
+    await connection.execute(
+        """
+        INSERT INTO tasks (id, kind, queue, fairness_key, state, run_at, payload, fingerprint)
+        SELECT gen_random_uuid(), 'k', 'q', CASE WHEN n % 2 = 0 THEN '' ELSE n::text END, 'pending', now(), '', ''
+        FROM generate_series(1, 100000) AS n
+        """
+    )
+    await connection.execute(f"PREPARE statement AS {why._AHEAD}")
+    (text,) = await connection.fetchrow(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE statement"
+        "('q', 'k', '', 0::smallint, now(), 9223372036854775807, ARRAY['k'])"
+    )
+    (plan,) = json.loads(text)
+    looked_at = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "tasks"]
+    assert max(node["Actual Rows"] * node["Actual Loops"] for node in looked_at) <= MOST_AHEAD + 1

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tacoq_protocol.durations import parse_duration
+from tacoq_protocol.durations import in_words, parse_duration
 from tacoq_protocol.errors import ConfigurationError
 
 
@@ -22,3 +22,10 @@ def test_what_is_a_duration(written: timedelta | float | str, seconds: float) ->
 def test_what_is_none_names_the_option(written: object) -> None:
     with pytest.raises(ConfigurationError, match="delay = "):
         parse_duration(written, name="delay")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.3, "0 s"), (59.9, "59 s"), (60, "1 m"), (7_199, "1 h"), (10 * 86_400, "10 d")]
+)
+def test_seconds_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words

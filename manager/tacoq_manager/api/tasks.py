@@ -42,6 +42,7 @@ from tacoq_protocol.http import (
     WaitRequest,
 )
 from tacoq_protocol.states import TaskState
+from tacoq_protocol.why import Why
 
 _new_task: Final = msgspec.json.Decoder(NewTask)
 _new_batch: Final = msgspec.json.Decoder(NewTaskBatch)
@@ -163,6 +164,12 @@ async def retry(request: Request, task_id: UUID) -> Response:
 async def timeline(request: Request, task_id: UUID) -> Timeline:
     """What happened to a task, oldest first."""
     return await store.timeline(manager_of(request).database, task_id)
+
+
+@router.get("/{task_id}/why", response_model_exclude_none=True)
+async def why(request: Request, task_id: UUID) -> Why:
+    """Why a task is where it is: one reason, and a sentence that says it."""
+    return await manager_of(request).explainer.why(task_id)
 
 
 async def _ended(manager: Manager, task_id: UUID, seconds: float) -> Told | None:

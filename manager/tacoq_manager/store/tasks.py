@@ -18,12 +18,12 @@ from tacoq_protocol.errors import TaskNotFound
 from tacoq_protocol.http import ErrorInfo, TaskFilter, TaskPage, TaskView, Timeline, TimelineEvent
 from tacoq_protocol.states import FINAL, LIVE, TaskState
 
-# `_view` takes columns by their place here.
+# `view_of` takes columns by their place here.
 _SHARED: Final = (
     "id", "kind", "queue", "state", "priority", "fairness_key", "attempt", "release", "created_at", "run_at",
     "max_attempts", "timeout", "expires_at", "queued_at", "started_at", "session", "cancel_requested", "retry_of",
 )  # fmt: skip
-_columns = ", ".join(_SHARED)
+COLUMNS = ", ".join(_SHARED)
 # What was asked for: from this a task can be published again.
 CONTENT: Final = (
     "kind, queue, priority, fairness_key, payload, fingerprint, max_attempts, timeout, traceparent, tracestate"
@@ -34,10 +34,10 @@ _nulls = ", ".join(["NULL"] * len(_SHARED))
 _VIEWS: Final = f"""
 SELECT t.* FROM unnest($1::uuid[]) AS wanted (wanted_id)
 CROSS JOIN LATERAL (
-    SELECT {_columns}, CASE WHEN $2 THEN payload END, NULL::timestamptz, NULL::bytea, NULL::text
+    SELECT {COLUMNS}, CASE WHEN $2 THEN payload END, NULL::timestamptz, NULL::bytea, NULL::text
     FROM tasks WHERE id = wanted_id
     UNION ALL
-    SELECT {_columns}, CASE WHEN $2 THEN payload END, finished_at, result, error::text
+    SELECT {COLUMNS}, CASE WHEN $2 THEN payload END, finished_at, result, error::text
     FROM task_history WHERE id = wanted_id
 ) AS t
 """
@@ -48,7 +48,7 @@ CROSS JOIN LATERAL (
     SELECT id AS known, {_nulls}, NULL, NULL, NULL, NULL
     FROM tasks WHERE id = wanted_id
     UNION ALL
-    SELECT NULL, {_columns}, NULL::bytea, finished_at, result, error::text
+    SELECT NULL, {COLUMNS}, NULL::bytea, finished_at, result, error::text
     FROM task_history WHERE id = wanted_id
 ) AS t
 """
@@ -58,10 +58,10 @@ FROM attempts WHERE task_id = $1 ORDER BY release
 """
 _PAGE: Final = "(SELECT {columns} FROM {table} WHERE {{where}} ORDER BY id DESC LIMIT :limit)"
 _LIVE_PAGE: Final = _PAGE.format(
-    columns=f"{_columns}, NULL::bytea, NULL::timestamptz, NULL::bytea, NULL::text", table="tasks"
+    columns=f"{COLUMNS}, NULL::bytea, NULL::timestamptz, NULL::bytea, NULL::text", table="tasks"
 )
 _FINAL_PAGE: Final = _PAGE.format(
-    columns=f"{_columns}, NULL::bytea, finished_at, NULL::bytea, error::text", table="task_history"
+    columns=f"{COLUMNS}, NULL::bytea, finished_at, NULL::bytea, error::text", table="task_history"
 )
 _RUNNING: Final = text(  # by the index of what is in flight
     _LIVE_PAGE.format(
@@ -78,13 +78,13 @@ _error = msgspec.json.Decoder(ErrorInfo).decode
 async def views(database: Database, ids: Sequence[UUID], *, payload: bool = False) -> list[TaskView]:
     """Return the tasks of `ids` that there are, in no particular order. `payload`: with it."""
     rows = await database.read.fetch(_VIEWS, ids, payload)
-    return [_view(row) for row in rows]
+    return [view_of(row) for row in rows]
 
 
 async def ended(database: Database, ids: Sequence[UUID]) -> tuple[list[TaskView], set[UUID]]:
     """Return those of `ids` that are final, and the ids of those that are live; the others do not exist."""
     rows = await database.read.fetch(_ENDED, ids)
-    final = [_view(row[1:]) for row in rows if row[0] is None]
+    final = [view_of(row[1:]) for row in rows if row[0] is None]
     return final, {row[0] for row in rows if row[0] is not None}
 
 
@@ -103,7 +103,7 @@ async def find(database: Database, filter: TaskFilter, *, cursor: UUID | None = 
     given = parameters(filter) | ({} if cursor is None else {"cursor": cursor})
     async with searching(database) as connection:
         rows = (await connection.execute(statement, {**given, "limit": limit + 1})).all()
-    found = [_view(row) for row in rows[:limit]]
+    found = [view_of(row) for row in rows[:limit]]
     return TaskPage(found, next=str(found[-1].id) if len(rows) > limit else None)
 
 
@@ -119,7 +119,7 @@ async def running(database: Database, queue: str, session: UUID, listed: Sequenc
     """
     given = {"queue": queue, "session": session, "listed": list(listed), "limit": RUNS_SHOWN}
     async with searching(database) as connection:
-        return [_view(row) for row in await connection.execute(_RUNNING, given)]
+        return [view_of(row) for row in await connection.execute(_RUNNING, given)]
 
 
 async def timeline(database: Database, task_id: UUID) -> Timeline:
@@ -129,7 +129,7 @@ async def timeline(database: Database, task_id: UUID) -> Timeline:
     rows = await database.read.fetch(_VIEWS, [task_id], False)
     if not rows:
         raise TaskNotFound(task_id)
-    return Timeline(id=task_id, events=_events(_view(rows[0]), runs))
+    return Timeline(id=task_id, events=_events(view_of(rows[0]), runs))
 
 
 async def queue_counts(database: Database) -> dict[str, dict[TaskState, int]]:
@@ -142,7 +142,7 @@ async def queue_counts(database: Database) -> dict[str, dict[TaskState, int]]:
     return counts
 
 
-def _view(row: Any) -> TaskView:
+def view_of(row: Any) -> TaskView:
     """A view from a row of asyncpg or SQLAlchemy, by place: this runs for every result that is read."""
     (
         id, kind, queue, state, priority, fairness_key, attempt, release, created_at, run_at, max_attempts,

@@ -1,8 +1,8 @@
-"""The commands that ask a manager: `tacoq publish, cancel, retry, ps, show, workers, queues, kinds, schedules`."""
+"""The commands that ask a manager: `tacoq publish, cancel, retry, ps, show, why, workers, queues, kinds, schedules`."""
 
 from tacoq_publisher.cli.act import cancel, publish, retry
-from tacoq_publisher.cli.look import kinds, ps, queues, show
+from tacoq_publisher.cli.look import kinds, ps, queues, show, why
 from tacoq_publisher.cli.schedules import schedules
 from tacoq_publisher.cli.workers import workers
 
-__all__ = ["cancel", "kinds", "ps", "publish", "queues", "retry", "schedules", "show", "workers"]
+__all__ = ["cancel", "kinds", "ps", "publish", "queues", "retry", "schedules", "show", "why", "workers"]

@@ -14,7 +14,7 @@ from uuid import UUID
 import click
 import msgspec
 
-from tacoq_protocol.durations import parse_duration
+from tacoq_protocol.durations import in_words, parse_duration
 from tacoq_protocol.errors import ConfigurationError, InvalidTask
 from tacoq_protocol.http import SCHEDULE_PATTERN, TaskFilter, View
 from tacoq_protocol.states import TaskState
@@ -27,7 +27,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _TRY_SECONDS = 15.0
 _STATES = click.Choice([state.value for state in TaskState])
-_UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 
 
 def manager_options(command: Command) -> Command:
@@ -198,6 +197,5 @@ def text(value: object) -> str:
 def age(moment: datetime) -> str:
     """Say how long ago `moment` was, or how soon it will be, in its largest unit."""
     seconds = (datetime.now(UTC) - moment).total_seconds()
-    size, unit = next((u for u in _UNITS if abs(seconds) >= u[0]), (1, "s"))
-    amount = f"{int(abs(seconds) / size)} {unit}"
+    amount = in_words(abs(seconds))
     return f"{amount} ago" if seconds >= 0 else f"in {amount}"

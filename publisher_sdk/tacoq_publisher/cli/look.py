@@ -1,4 +1,4 @@
-"""`tacoq ps`, `show`, `queues` and `kinds`: the commands that only look."""
+"""`tacoq ps`, `show`, `why`, `queues` and `kinds`: the commands that only look."""
 
 from __future__ import annotations
 
@@ -81,6 +81,18 @@ def show(task_id: UUID, url: str | None, as_json: bool) -> None:
         [(e.at.isoformat(), e.event, e.release, e.session, e.detail) for e in timeline.events],
         none="nothing has happened to it yet",
     )
+
+
+@click.command()
+@click.argument("task_id", metavar="ID", type=asking.task_id)
+@manager_options
+def why(task_id: UUID, url: str | None, as_json: bool) -> None:
+    """Say why a task is where it is, and what to do about it."""
+    found = ask(url, lambda manager: manager.why(task_id))
+    if as_json:
+        click.echo(found.model_dump_json(exclude_none=True))
+        return
+    click.echo(f"{found.state}, {found.reason}: {text(found.sentence)}")
 
 
 @click.command()

@@ -1,0 +1,158 @@
+"""Sentences: a task and what was found to hold it in; one sentence that names names and says what to do out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import assert_never
+from uuid import UUID
+
+from tacoq_protocol.broker import LinkState
+from tacoq_protocol.durations import in_words
+from tacoq_protocol.http import TaskView
+from tacoq_protocol.why import MOST_AHEAD, Reason
+
+MOST_NAMED = 5  # sessions in a sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What holds a task, or became of it. The first fields are those of `Why`, the others for its sentence alone."""
+
+    reason: Reason
+    since: datetime | None = None
+    until: datetime | None = None
+    max_attempts: int | None = None
+    error: str | None = None
+    sessions: Sequence[UUID] = ()
+    host: str | None = None
+    pid: int | None = None
+    slots: int | None = None
+    released: int | None = None
+    position: int | None = None
+    more: bool = False
+    link: LinkState | None = None
+    live: int = 0  # sessions of the queue
+    elsewhere: Sequence[str] = ()  # other queues whose workers know the kind
+    just_listens: bool = False  # live sessions may not have been heard yet
+    lost: bool = False  # the session is
+    old: bool = False  # released for longer than a message needs
+    own_key: int = 0  # tasks of its fairness key before it
+    other: UUID | None = None  # the task that is waited for
+
+
+def sentence(task: TaskView, found: Found, now: datetime) -> str:
+    """Say why the task is where it is, and what to do where somebody has to."""
+    match found.reason:
+        case Reason.NOT_DUE:
+            return f"it is not due: its time is {_when(found.until, now)}"
+        case Reason.RETRY_WAIT:
+            most = f" of {found.max_attempts}" if found.max_attempts else ""
+            failed = f"attempt {task.attempt}{most} failed {_when(found.since, now)}: {found.error}"
+            return f"{failed}; the next is due {_when(found.until, now)}"
+        case Reason.SNOOZED:
+            return f"its handler asked {_when(found.since, now)} to be run again {_when(found.until, now)}"
+        case Reason.NO_LEADER:
+            return (
+                "no manager leads, so nothing is released: one that reaches Postgres takes the lead within seconds; "
+                "if this stays, see the managers' logs"
+            )
+        case Reason.BROKER_AWAY:
+            trouble = "takes nothing (it is short of memory or disk)"
+            trouble = trouble if found.link is LinkState.BLOCKED else "cannot be reached"
+            return f"RabbitMQ {trouble}, so nothing is released: see that it runs, and TACOQ_BROKER_URL"
+        case Reason.NO_WORKERS | Reason.DRAINING | Reason.UNKNOWN_KIND:
+            return _of_workers(task, found)
+        case Reason.LAST_CHANCE:
+            return (
+                f"its workers died with it {task.attempt} times, so it is released when no other such task is out: "
+                f"{found.other} is"
+            )
+        case Reason.RECOVERING:
+            return f"the leader looks for lost tasks of queue {task.queue!r} before it releases more, for seconds"
+        case Reason.NO_SLOT:
+            return f"{_full(task, found)}: {_place(found)}"
+        case Reason.BEHIND_KEY:
+            key = (
+                f"fairness key {task.fairness_key!r} has {_count(found.own_key)} before it and takes turns with others"
+            )
+            return f"{_full(task, found)}, and its {key}: {_place(found)}"
+        case Reason.RELEASING:
+            return f"nothing holds it: a worker of queue {task.queue!r} gets it with the next round"
+        case Reason.QUEUED | Reason.RUNNING | Reason.CANCEL_REQUESTED:
+            return _of_release(task, found, now)
+        case Reason.COMPLETED | Reason.FAILED | Reason.CANCELLED | Reason.EXPIRED:
+            return _of_end(task, found, now)
+        case _:
+            assert_never(found.reason)
+
+
+def _of_workers(task: TaskView, found: Found) -> str:
+    queue = f"queue {task.queue!r}"
+    if found.reason is Reason.DRAINING:
+        return (
+            f"every live worker of {queue} was drained ({_named(found.sessions)}): "
+            f"`tacoq workers resume --queue {task.queue}`, or start another"
+        )
+    elsewhere = f"; kind {task.kind!r} is served in queue {', '.join(map(repr, found.elsewhere))}"
+    elsewhere = elsewhere if found.elsewhere else ""
+    if found.reason is Reason.NO_WORKERS:
+        start = f"start one of a Worker(queue={task.queue!r}) that knows kind {task.kind!r}"
+        note = "; this manager began to listen for workers a moment ago" if found.just_listens else ""
+        return f"no live worker serves {queue}: {start}{elsewhere}{note}"
+    lacking = f"{len(found.sessions)} of the {found.live} live workers of {queue} do not know kind {task.kind!r}"
+    if len(found.sessions) == found.live:
+        lacking = f"no live worker of {queue} knows kind {task.kind!r}"
+    return f"{lacking}: restart {_named(found.sessions)} with code that has it, or drain them{elsewhere}"
+
+
+def _of_release(task: TaskView, found: Found, now: datetime) -> str:
+    where = f"in session {_named(found.sessions)}" + (f" (host {found.host}, pid {found.pid})" if found.host else "")
+    if found.lost:
+        where += ", which is lost: what it held is freed in a moment"
+    if found.reason is Reason.RUNNING:
+        return f"it runs since {_when(found.since, now)} {where}"
+    if found.reason is Reason.CANCEL_REQUESTED:
+        begun = f"it runs {where}" if found.sessions else f"it was released {_when(found.since, now)}"
+        return f"{begun}; its workers were asked to stop it, and unless it completes first it ends as cancelled"
+    released = f"it was released {_when(found.since, now)}, and no worker has reported its start"
+    if not found.live:
+        return f"{released}: queue {task.queue!r} has no live worker, so it is taken back within seconds"
+    return f"{released}: were it lost, that is noticed and it is released again" if found.old else released
+
+
+def _of_end(task: TaskView, found: Found, now: datetime) -> str:
+    ended = f"it {'was ' if task.state.value == 'cancelled' else ''}{task.state} {_when(found.since, now)}"
+    if found.reason is Reason.COMPLETED:
+        return ended
+    if found.reason is not Reason.FAILED:
+        return f"{ended}: {found.error}" if found.error else ended
+    used_up = found.max_attempts is not None and task.attempt >= found.max_attempts
+    cause = f"its attempts ({task.attempt}) are used up" if used_up else "this is not retried"
+    return f"{ended}: {found.error}; {cause}; `tacoq retry {task.id}` publishes it once more"
+
+
+def _full(task: TaskView, found: Found) -> str:
+    return f"no slot of queue {task.queue!r} is free ({found.slots} slots, {found.released} tasks released)"
+
+
+def _place(found: Found) -> str:
+    return f"over {MOST_AHEAD:,} tasks are before it" if found.more else f"it is number {found.position:,} in line"
+
+
+def _count(count: int) -> str:
+    return f"{count:,}" if count <= MOST_AHEAD else f"over {MOST_AHEAD:,}"
+
+
+def _named(sessions: Sequence[UUID]) -> str:
+    more = f" and {len(sessions) - MOST_NAMED} more" if len(sessions) > MOST_NAMED else ""
+    return ", ".join(str(session) for session in sessions[:MOST_NAMED]) + more
+
+
+def _when(moment: datetime | None, now: datetime) -> str:
+    if moment is None:
+        return "at a time that is not on record"
+    seconds = (now - moment).total_seconds()
+    distance = f"{in_words(seconds)} ago" if seconds >= 0 else f"in {in_words(-seconds)}"
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC ({distance})"
