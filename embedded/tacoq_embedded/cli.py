@@ -29,9 +29,9 @@ def dev(targets: tuple[str, ...], *, reload: bool, host: str | None, port: int |
     given = {"host": host, "port": port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level)
-    grace = load_worker_settings().shutdown_grace.total_seconds()
+    worker_settings = load_worker_settings()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        handover = runner.run(running.run(targets, settings, grace=grace, reload=reload))
+        handover = runner.run(running.run(targets, settings, worker_settings, reload=reload))
         if handover is not None:
             running.execute_anew(handover)
         end_soon()

@@ -23,6 +23,7 @@ from tacoq_embedded.postgres import EmbeddedPostgres
 from tacoq_embedded.stack import Stack
 from tacoq_manager.settings import Settings
 from tacoq_worker.loading import load_worker
+from tacoq_worker.settings import WorkerSettings
 
 log = logging.getLogger("tacoq.dev")
 
@@ -31,7 +32,9 @@ EXIT_KILLED = 130
 _IMPORT = "import sys; from tacoq_worker.loading import load_worker; [load_worker(name) for name in sys.argv[1:]]"
 
 
-async def run(targets: Sequence[str], settings: Settings, *, grace: float, reload: bool) -> dict[str, str] | None:
+async def run(
+    targets: Sequence[str], settings: Settings, worker_settings: WorkerSettings, *, reload: bool
+) -> dict[str, str] | None:
     """Run until SIGINT, SIGTERM or a reload; in the last case return what the environment of the new start needs.
 
     Raises ConfigurationError when a target, the port or the directory cannot be used.
@@ -51,7 +54,12 @@ async def run(targets: Sequence[str], settings: Settings, *, grace: float, reloa
     await asyncio.to_thread(postgres.start)
     handover: dict[str, str] | None = None
     try:
-        async with Stack(workers, settings.model_copy(update={"database_url": postgres.url}), grace=grace) as stack:
+        async with Stack(
+            workers,
+            settings.model_copy(update={"database_url": postgres.url}),
+            grace=worker_settings.shutdown_grace.total_seconds(),
+            labels=worker_settings.labels,
+        ) as stack:
             click.echo(
                 f"TacoQ runs {' '.join(targets)} at {stack.url} (API: {stack.url}/docs). Ctrl-C ends it.", err=True
             )

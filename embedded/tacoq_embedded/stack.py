@@ -5,7 +5,7 @@ The same code as in production but for two adapters: an in-process broker, and a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from tacoq_manager.serve import HttpServer
 from tacoq_manager.settings import Settings
 from tacoq_manager.store import migrate
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
+from tacoq_protocol.labels import NO_LABELS
 from tacoq_worker import Worker
 from tacoq_worker.session import Session
 
@@ -23,8 +24,11 @@ from tacoq_worker.session import Session
 class Stack:
     """All of TacoQ in this process. `settings.database_url` is a Postgres that nobody else uses."""
 
-    def __init__(self, workers: Sequence[Worker], settings: Settings, *, grace: float) -> None:
+    def __init__(
+        self, workers: Sequence[Worker], settings: Settings, *, grace: float, labels: Mapping[str, str] = NO_LABELS
+    ) -> None:
         self._settings = settings
+        self._labels = labels
         self._grace = grace
         self._workers = workers
         self.hub = MemoryHub()
@@ -50,7 +54,9 @@ class Stack:
             await self._server.start()
             started.push_async_callback(self._server.stop)
             for worker in self._workers:
-                session = Session(worker, lambda name: MemoryBroker(self.hub, name), self._settings.topology)
+                session = Session(
+                    worker, lambda name: MemoryBroker(self.hub, name), self._settings.topology, labels=self._labels
+                )
                 await session.start()
                 self.sessions.append(session)
                 started.push_async_callback(session.drain, self._grace)

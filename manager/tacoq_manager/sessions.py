@@ -47,6 +47,7 @@ class SessionState:
     host: str = ""
     pid: int = 0
     started_at: datetime | None = None
+    labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Sessions:
             host=message.host,
             pid=message.pid,
             started_at=message.started_at,
+            labels=message.labels,
         )
         if before is not None:  # what only beats tell
             introduced = replace(

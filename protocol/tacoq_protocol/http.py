@@ -290,6 +290,7 @@ class WorkerView(View):
     slots: int
     held: int = 0
     kinds: list[str]
+    labels: dict[str, str] = {}
     version: str
     started_at: datetime
     seen_at: datetime

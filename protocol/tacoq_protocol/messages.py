@@ -183,6 +183,7 @@ class Register(Struct, tag=True):
     pid: int
     version: str
     started_at: datetime
+    labels: dict[str, str] = {}
 
 
 class Heartbeat(Struct, tag=True):

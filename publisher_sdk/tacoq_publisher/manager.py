@@ -234,9 +234,10 @@ class Manager:
         answer = await self._transport.request("DELETE", _path_of(name), action=action)
         self._of_schedule(answer, name, action)
 
-    async def workers(self, *, ended: bool = False) -> Workers:
-        """Return the live worker sessions; with `ended` also those that ended last."""
-        query = {"ended": "true"} if ended else None
+    async def workers(self, *, ended: bool = False, labels: Sequence[str] = ()) -> Workers:
+        """Return the live worker sessions with these labels ("region=eu"); with `ended` also those that ended last."""
+        query: dict[str, str | list[str]] = {"ended": "true"} if ended else {}
+        query |= {"label": list(labels)} if labels else {}
         answer = await self._transport.request("GET", "/workers", action="list workers", query=query)
         return self._model(Workers, self._ok(answer, "list workers"), "list workers")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tacoq_worker import Backoff, Cancel, Context, Fail, Retry, Snooze, Worker
 
-worker = Worker(queue="default", concurrency=20)
+worker = Worker(queue="default", concurrency=20, labels={"region": "nowhere", "team": "tacos"})
 processes = Worker(queue="processes", concurrency=2, executor="process")
 
 

@@ -50,3 +50,15 @@ async def test_a_drained_worker_ends_what_runs_and_takes_nothing_until_it_is_res
             await prints("workers", "resume", "--queue", "default", url=url)
         assert await waits.result(20) == 5
         assert (await queue(url))["slots"] == h.worker.concurrency
+
+
+async def test_labels_are_shown_and_find_workers(url: str) -> None:
+    """Those of the code, and those of where it runs, which go before."""
+    (found,) = (await prints("workers", "--label", "region=eu", "--label", "team=tacos", url=url))["workers"]
+    assert (found["queue"], found["labels"]) == ("default", {"region": "eu", "team": "tacos"})
+    assert (await prints("workers", "--label", "region=us", url=url))["workers"] == []
+    result = await asyncio.to_thread(CliRunner().invoke, tacoq, ["workers", "--url", url])
+    assert "region=eu, team=tacos" in result.stdout
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/v1/workers?label=region") as answer:
+        assert answer.status == 422
+        assert "'region' is not a label: write NAME=VALUE" in (await answer.json())["detail"]

@@ -28,6 +28,7 @@ from tests.support.cluster import Cluster
 from tests.support.databases import Databases
 
 QUEUES = ["default", "processes"]
+REGION = "eu"  # a label
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ async def shared_cluster(databases: Databases, broker_url: str, namespace_prefix
     namespace = f"{namespace_prefix}shared"
     with Cluster(databases.url_of(await databases.create()), broker_url, namespace) as running:
         await running.start_manager()
-        running.worker("worker")
+        running.worker("worker", "--label", f"region={REGION}")
         running.worker("processes")
         await running.joined(1, "default")
         await running.joined(1, "processes")
@@ -121,7 +122,8 @@ async def system(_given: Cluster | str) -> AsyncIterator[System]:
     if isinstance(_given, Cluster):
         yield System(_given.url, _given.database, Topology(_given.namespace), _given.make_broker)
         return
-    async with Stack([worker, processes], Settings(database_url=_given, port=0), grace=1.0) as stack:
+    settings = Settings(database_url=_given, port=0)
+    async with Stack([worker, processes], settings, grace=1.0, labels={"region": REGION}) as stack:
         yield System(stack.url, _given, stack.manager.topology, lambda name: MemoryBroker(stack.hub, name))
 
 

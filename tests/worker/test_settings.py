@@ -21,3 +21,12 @@ def test_an_ack_deadline_that_is_none_is_refused(value: str, monkeypatch: pytest
     monkeypatch.setenv("TACOQ_ACK_DEADLINE", value)
     with pytest.raises(ConfigurationError, match="TACOQ_ACK_DEADLINE"):
         load_settings()
+
+
+def test_labels_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().labels == {}
+    monkeypatch.setenv("TACOQ_WORKER_LABELS", "region=eu, rack=7,")
+    assert load_settings().labels == {"region": "eu", "rack": "7"}
+    monkeypatch.setenv("TACOQ_WORKER_LABELS", "eu")
+    with pytest.raises(ConfigurationError, match=r"TACOQ_WORKER_LABELS is wrong: .*'eu' is not a label"):
+        load_settings()

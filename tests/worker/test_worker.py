@@ -83,7 +83,8 @@ def test_a_wrong_option_is_named_with_its_kind(options: dict[str, Any], words: s
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"concurency": 5}, "Worker has no option 'concurency'; its options: queue, concurrency, executor"),
+        ({"labels": {"region": 1}}, "label 'region' = 1 is not a label's value"),
+        ({"concurency": 5}, "Worker has no option 'concurency'; its options: queue, concurrency, executor, labels"),
         ({"concurrency": 0}, "concurrency = 0"),
         ({"concurrency": "many"}, "concurrency = 'many'"),
         ({"executor": "fork"}, "executor = 'fork' is neither"),

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -59,6 +59,7 @@ class HeartbeatThread:
         *,
         session: UUID,
         version: str,
+        labels: Mapping[str, str],
         registered: Callable[[], None],
         pace: Pace,
     ) -> None:
@@ -69,6 +70,7 @@ class HeartbeatThread:
         self._vitals = vitals
         self._session = session
         self._version = version
+        self._labels = dict(labels)
         self._confirmed = registered
         self._pace = pace
         self._started_at = datetime.now(UTC)
@@ -185,6 +187,7 @@ class HeartbeatThread:
             pid=os.getpid(),
             version=self._version,
             started_at=self._started_at,
+            labels=self._labels,
         )
 
     def _beat(self) -> Heartbeat:

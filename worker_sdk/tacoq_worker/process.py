@@ -1,6 +1,6 @@
 """One session process: loads a worker, tells its supervisor, and on its word runs one session to the end.
 
-`python -m tacoq_worker.process MODULE:OBJECT SESSION FD`. On the socket FD it writes one line of JSON,
+`python -m tacoq_worker.process MODULE:OBJECT SESSION FD [LABEL…]`. On the socket FD it writes one line of JSON,
 {"queue": …} or {"error": …}, and waits for the line `go`. SIGTERM drains. So does the end of the socket: the
 supervisor is dead, and its processes must not outlive it.
 """
@@ -18,11 +18,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
 from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.labels import parse_labels
 from tacoq_protocol.logs import configure_logging
 from tacoq_worker.execute import clean
 from tacoq_worker.loading import load_worker
@@ -40,7 +41,7 @@ MAX_ERROR_CHARS = 32_000
 LAST_SECONDS = 2.0  # for what the application does at exit
 
 
-def main(target: str, session: str, fd: str) -> int:
+def main(target: str, session: str, fd: str, *labels: str) -> int:
     """Run to the end; return the exit code: 0 only when nothing was left behind."""
     settings = load_settings()
     configure_logging(settings.log_level)
@@ -56,7 +57,7 @@ def main(target: str, session: str, fd: str) -> int:
     if supervisor.recv(16) != b"go\n":
         return 0
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        left = runner.run(_run(worker, settings, UUID(session), supervisor, ending))
+        left = runner.run(_run(worker, settings, UUID(session), supervisor, ending, labels))
         if not left:
             _exit(EXIT_LEFT_BEHIND)  # the interpreter would wait for the thread
         end_soon()
@@ -64,7 +65,14 @@ def main(target: str, session: str, fd: str) -> int:
     return 0
 
 
-async def _run(worker: Worker, settings: WorkerSettings, id: UUID, supervisor: socket.socket, ending: _Ending) -> bool:
+async def _run(
+    worker: Worker,
+    settings: WorkerSettings,
+    id: UUID,
+    supervisor: socket.socket,
+    ending: _Ending,
+    labels: Sequence[str],
+) -> bool:
     grace = settings.shutdown_grace.total_seconds()
     session = Session(
         worker,
@@ -73,6 +81,7 @@ async def _run(worker: Worker, settings: WorkerSettings, id: UUID, supervisor: s
         grace=grace,
         id=id,
         pace=Pace(ack_deadline=settings.ack_deadline.total_seconds()),
+        labels={**settings.labels, **parse_labels(labels)},
     )
     loop = asyncio.get_running_loop()
     ending.drain = functools.partial(loop.call_soon_threadsafe, session.begin_drain)

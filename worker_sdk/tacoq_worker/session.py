@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
 from uuid import UUID, uuid4
 
 from tacoq_protocol.broker import Broker, BrokerFactory, Declared
 from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.labels import NO_LABELS
 from tacoq_protocol.messages import ReturnReason
 from tacoq_protocol.topology import Topology
 from tacoq_worker.children import Child
@@ -40,13 +42,17 @@ class Session:
         grace: float = 30.0,
         id: UUID | None = None,
         pace: Pace | None = None,
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> None:
-        """`grace` (seconds) is that of `begin_drain`. Raises ConfigurationError when the worker has no handlers."""
+        """`grace` (seconds) is that of `begin_drain`; `labels` go before the worker's own.
+
+        Raises ConfigurationError when the worker has no handlers."""
         if not len(worker.registry):
             raise ConfigurationError(f"{worker!r} has no handlers: decorate a function with @worker.task")
         self.id = id or uuid4()
         self.worker = worker
         self._grace = grace
+        self._labels = {**worker.labels, **labels}
         self._pace = pace or Pace()
         self._topology = topology
         self._broker: Broker = make_broker(f"tacoq worker {self.id}")
@@ -95,6 +101,7 @@ class Session:
             self._vitals,
             session=self.id,
             version=version("tacoq-worker"),
+            labels=self._labels,
             registered=self._registered,
             pace=pace,
         )

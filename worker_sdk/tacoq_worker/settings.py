@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tacoq_protocol.durations import parse_duration
 from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.labels import parse_labels
 from tacoq_protocol.topology import Topology
 
 
@@ -22,6 +23,10 @@ def _duration(value: object) -> object:
         return parse_duration(text)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
+
+
+def _labels(written: str) -> dict[str, str]:
+    return parse_labels(part for part in written.split(",") if part.strip())
 
 
 class WorkerSettings(BaseSettings):
@@ -36,6 +41,7 @@ class WorkerSettings(BaseSettings):
     task_queues: Literal["classic", "quorum"] = "classic"
     shutdown_grace: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(seconds=30)
     ack_deadline: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(minutes=10)
+    worker_labels: str = ""  # "region=eu,rack=7"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("broker_url")
@@ -56,6 +62,19 @@ class WorkerSettings(BaseSettings):
     @classmethod
     def _upper(cls, level: object) -> object:
         return level.upper() if isinstance(level, str) else level
+
+    @field_validator("worker_labels")
+    @classmethod
+    def _are_labels(cls, written: str) -> str:
+        try:
+            _labels(written)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return written
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return _labels(self.worker_labels)
 
     @property
     def topology(self) -> Topology:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -21,6 +21,7 @@ from uuid import UUID, uuid4
 from tacoq_protocol.broker import Broker, Declared, Outgoing
 from tacoq_protocol.codec import PRESENCE, encode
 from tacoq_protocol.errors import BrokerError, ConfigurationError
+from tacoq_protocol.labels import NO_LABELS
 from tacoq_protocol.messages import Lost
 from tacoq_protocol.topology import Topology
 from tacoq_worker.process import SECONDS_AFTER_GRACE
@@ -63,12 +64,22 @@ class _Child:
 class Supervisor:
     """The parent of `tacoq worker`. `run` returns the exit code."""
 
-    def __init__(self, target: str, *, processes: int, broker: Broker, topology: Topology, grace: float) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        processes: int,
+        broker: Broker,
+        topology: Topology,
+        grace: float,
+        labels: Mapping[str, str] = NO_LABELS,
+    ) -> None:
         self._target = target
         self._processes = processes
         self._broker = broker
         self._topology = topology
         self._grace = grace
+        self._labels = [f"{name}={value}" for name, value in labels.items()]
         self._children: set[_Child] = set()
         self._loading: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
@@ -163,7 +174,7 @@ class Supervisor:
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "tacoq_worker.process", self._target, str(session), str(theirs.fileno()),
-                stdin=asyncio.subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+                *self._labels, stdin=asyncio.subprocess.DEVNULL, pass_fds=[theirs.fileno()],
             )  # fmt: skip
         self._loading.add(process)
         try:

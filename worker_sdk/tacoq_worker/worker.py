@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, Concatenate, Literal, Never, ParamSpec, Protocol, TypeVar, overload
 
@@ -13,6 +13,7 @@ from tacoq_protocol.cron import Cron, MissedPolicy, cron_problem, timezone_probl
 from tacoq_protocol.durations import Duration
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.http import KIND_PATTERN, QUEUE_PATTERN
+from tacoq_protocol.labels import NO_LABELS, check_labels
 from tacoq_worker.context import Context
 from tacoq_worker.registry import AnyHandler, Backoff, Handler, OnLost, Policy, Registry
 
@@ -90,6 +91,7 @@ class Worker:
     `executor="thread"`: `async def` handlers run on the event loop, `def` handlers in threads.
     `executor="process"`: `def` handlers only, each run in a process that a crash or a timeout may take away.
     `concurrency` is the number of slots: 100 by default, for processes one per CPU.
+    `labels` are shown wherever workers are listed; TACOQ_WORKER_LABELS and `--label` add to them.
     """
 
     def __init__(
@@ -98,10 +100,11 @@ class Worker:
         *,
         concurrency: int | None = None,
         executor: Executor = "thread",
+        labels: Mapping[str, str] = NO_LABELS,
         **unknown: Never,
     ) -> None:
         """Connects to nothing. Raises ConfigurationError, naming the option."""
-        _refuse_unknown("Worker", unknown, ("queue", "concurrency", "executor"))
+        _refuse_unknown("Worker", unknown, ("queue", "concurrency", "executor", "labels"))
         name: object = queue
         if not isinstance(name, str) or not re.fullmatch(QUEUE_PATTERN, name):
             raise ConfigurationError(f"queue = {queue!r} is not a queue's name: up to 100 letters, digits, and _ . -")
@@ -110,6 +113,7 @@ class Worker:
         self.queue = queue
         self.executor: Executor = executor
         self.concurrency = _slots(concurrency, executor)
+        self.labels = check_labels(labels)
         self.registry = Registry()
 
     @overload

@@ -18,8 +18,9 @@ from tacoq_manager.sessions import SessionState
 from tacoq_manager.store import registry
 from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.registry import WorkerRow
-from tacoq_protocol.errors import WorkerNotFound
+from tacoq_protocol.errors import ConfigurationError, WorkerNotFound
 from tacoq_protocol.http import DrainWorkers, RunView, WhichWorkers, WorkerDetail, Workers, WorkerView
+from tacoq_protocol.labels import parse_labels
 
 router = APIRouter(prefix="/v1/workers", tags=["workers"])
 
@@ -30,15 +31,19 @@ _ACCEPTED: Final[dict[int | str, dict[str, Any]]] = {
 
 @router.get("")
 async def list_workers(
-    request: Request, ended: Annotated[bool, Query(description="also those that ended last")] = False
+    request: Request,
+    ended: Annotated[bool, Query(description="also those that ended last")] = False,
+    label: Annotated[list[str], Query(description="NAME=VALUE: only those with it; may be given several times")] = [],  # noqa: B006
 ) -> Workers:
     """List live worker sessions."""
+    wanted = _labels(label).items()
     manager = manager_of(request)
     rows = await registry.list_workers(manager.database)
     live = {state.session: _live(state) for state in manager.sessions.live()}
     # One that stands there as live may be so, and not heard by this manager yet.
     written = [_written(row) for row in rows if row.session not in live and (ended or row.ended_at is None)]
-    return Workers(workers=sorted([*live.values(), *written], key=_live_first))
+    found = [view for view in (*live.values(), *written) if wanted <= view.labels.items()]
+    return Workers(workers=sorted(found, key=_live_first))
 
 
 @router.get("/{session}")
@@ -88,6 +93,13 @@ async def resume_worker(request: Request, response: Response, session: UUID) -> 
     return await _resume(manager, response, [manager.drainer.get(session)])
 
 
+def _labels(written: Sequence[str]) -> dict[str, str]:
+    try:
+        return parse_labels(written)
+    except ConfigurationError as error:
+        raise BadRequest(HTTPStatus.UNPROCESSABLE_ENTITY, f"query parameter 'label': {error}") from None
+
+
 def _meant(manager: Manager, which: WhichWorkers) -> list[SessionState]:
     if which.queue is None and which.host is None:
         raise BadRequest(HTTPStatus.UNPROCESSABLE_ENTITY, "which workers is not said: give a queue, a host, or both")
@@ -123,6 +135,7 @@ def _live(state: SessionState) -> WorkerView:
         slots=state.slots,
         held=state.held,
         kinds=sorted(state.kinds),
+        labels=state.labels,
         version=state.version,
         started_at=state.started_at or seen_at,
         seen_at=seen_at,
@@ -140,6 +153,7 @@ def _written(row: WorkerRow) -> WorkerView:
         pid=row.pid,
         slots=row.slots,
         kinds=row.kinds,
+        labels=row.labels,
         version=row.version,
         started_at=row.started_at,
         seen_at=row.ended_at or row.started_at,

@@ -29,6 +29,7 @@ class WorkerRow(msgspec.Struct, frozen=True):
     pid: int
     slots: int
     kinds: list[str]
+    labels: dict[str, str]
     version: str
     started_at: datetime
     ended_at: datetime | None
@@ -148,6 +149,7 @@ def _worker_values(session: Register) -> dict[str, Any]:
         "pid": session.pid,
         "slots": session.slots,
         "kinds": sorted(spec.name for spec in session.kinds),
+        "labels": session.labels,
         "version": session.version,
         "started_at": session.started_at,
         "ended_at": None,

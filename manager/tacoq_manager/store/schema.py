@@ -26,7 +26,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from tacoq_manager.transitions import MAX_CRASHES
 
@@ -138,6 +138,7 @@ workers = Table(  # sessions, for people and after a restart; beats never come h
     Column("pid", Integer, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("kinds", JSON, nullable=False),
+    Column("labels", JSONB, nullable=False, server_default="{}"),
     Column("version", Text, nullable=False),
     Column("started_at", _moment, nullable=False),
     Column("ended_at", _moment),

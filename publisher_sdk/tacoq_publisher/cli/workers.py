@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeGuard
 from uuid import UUID
 
 import click
 
 from tacoq_protocol.http import DrainWorkers, WhichWorkers, Workers, WorkerView
+from tacoq_protocol.labels import parse_labels
 from tacoq_publisher.cli import asking
 from tacoq_publisher.cli.asking import ask, manager_options, print_json, print_table, text
 
 
 @click.group(invoke_without_command=True)
 @click.option("--all", "ended", is_flag=True, help="Also those that ended last.")
+@click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Only those with it.")
 @manager_options
 @click.pass_context
-def workers(context: click.Context, ended: bool, url: str | None, as_json: bool) -> None:
+def workers(context: click.Context, ended: bool, labels: tuple[str, ...], url: str | None, as_json: bool) -> None:
     """List live worker sessions, or do something with them."""
     if context.invoked_subcommand is None:
-        found = ask(url, lambda manager: manager.workers(ended=ended))
+        written = [f"{name}={value}" for name, value in parse_labels(labels).items()]
+        found = ask(url, lambda manager: manager.workers(ended=ended, labels=written))
         _print(found, as_json=as_json, none="no workers: start one with tacoq worker MODULE:OBJECT")
 
 
@@ -34,7 +38,7 @@ def show(session: UUID, url: str | None, as_json: bool) -> None:
         return
     for name, value in found:
         if value is not None and name != "running":
-            shown = _mebibytes(found.rss_bytes) if name == "rss_bytes" else value
+            shown = {"rss_bytes": _mebibytes(found.rss_bytes), "labels": _labels(found.labels)}.get(name, value)
             click.echo(f"{name.replace('_', ' '):17} {text(shown)}")
     click.echo()
     print_table(
@@ -87,7 +91,7 @@ def _print(found: Workers, *, as_json: bool, none: str) -> None:
         print_json(found)
         return
     print_table(
-        ["SESSION", "QUEUE", "STATE", "HOST", "PID", "HELD", "SLOTS", "MEMORY", "SEEN", "VERSION", "KINDS"],
+        ["SESSION", "QUEUE", "STATE", "HOST", "PID", "HELD", "SLOTS", "MEMORY", "SEEN", "VERSION", "LABELS", "KINDS"],
         [
             (
                 w.session,
@@ -100,6 +104,7 @@ def _print(found: Workers, *, as_json: bool, none: str) -> None:
                 _mebibytes(w.rss_bytes),
                 w.seen_at,
                 w.version,
+                _labels(w.labels),
                 w.kinds,
             )
             for w in found.workers
@@ -110,6 +115,10 @@ def _print(found: Workers, *, as_json: bool, none: str) -> None:
 
 def _state(worker: WorkerView) -> str:
     return f"{worker.state}, loop blocked" if worker.loop_blocked else worker.state
+
+
+def _labels(labels: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in sorted(labels.items())]
 
 
 def _mebibytes(count: int | None) -> str | None:
