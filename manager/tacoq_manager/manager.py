@@ -29,6 +29,7 @@ from tacoq_manager.metrics import Metrics
 from tacoq_manager.news import News
 from tacoq_manager.notify import Waiters
 from tacoq_manager.presence import Presence
+from tacoq_manager.prompts import Prompter
 from tacoq_manager.publish import ReleasePublisher
 from tacoq_manager.rescue import STEP_SECONDS as RESCUE_SECONDS
 from tacoq_manager.rescue import Rescuer
@@ -42,6 +43,7 @@ from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.claim import Flow, Lane
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
+from tacoq_manager.store.prompts import CHANNEL
 from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.unpublished import Unpublished
@@ -50,7 +52,7 @@ from tacoq_manager.upkeep.cron import CronStep
 from tacoq_manager.upkeep.deaf import STEP_SECONDS as DEAF_SECONDS
 from tacoq_manager.upkeep.deaf import Deafness
 from tacoq_manager.upkeep.expire import Expiry
-from tacoq_manager.upkeep.leader import RENEW_SECONDS, Leader
+from tacoq_manager.upkeep.leader import Leader
 from tacoq_manager.upkeep.loops import Step, run_every
 from tacoq_manager.upkeep.partitions import STEP_SECONDS as PARTITIONS_SECONDS
 from tacoq_manager.upkeep.recount import STEP_SECONDS as RECOUNT_SECONDS
@@ -130,15 +132,24 @@ class Manager:
             credit=self.credit,
             metrics=self.metrics,
         )
-        self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.dispatcher.note).step)
+        self.prompter = Prompter(
+            database.claim,  # free while another leads, and claims
+            self.leader,
+            on_lanes=self.dispatcher.note,
+            on_due=lambda seconds: self.schedule.notice(seconds),
+            on_deadline=lambda seconds: self.expiry.notice(seconds),
+            on_missed=lambda: self._errand(self._look_for_lanes()),
+        )
+        database.leader.listen(CHANNEL, self.prompter.hear)
+        self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.prompter.lanes).step)
         self.expiry = DueTimer("expire", Expiry(upkeep, self.leader, self.settler).step)
         self.accepter = Accepter(
             database.accept,
             sessions,
             self.metrics,
-            on_lanes=self.dispatcher.note,
-            on_due=self.schedule.notice,
-            on_deadline=self.expiry.notice,
+            on_lanes=self.prompter.lanes,
+            on_due=self.prompter.due,
+            on_deadline=self.prompter.deadline,
             on_strays=self._strayed,
         )
         self.cron = DueTimer("cron", CronStep(upkeep, self.leader, self.accepter, sessions).step)
@@ -210,10 +221,11 @@ class Manager:
         self._begin("schedule", self.schedule.run())
         self._begin("expire", self.expiry.run())
         self._begin("cron", self.cron.run())
-        self._begin("leader", run_every(RENEW_SECONDS, "leader", self.leader.step))
+        self._begin("prompts", self.prompter.run())
+        self._begin("leader", run_every(self.leader.pause, "leader", self.leader.step, wake=self.leader.vacant))
         self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
         self._begin("dead letters", run_every(RECOUNT_SECONDS, "dead letters", self._while_leading(self._dead_letters)))
-        self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self.canceller.remind)))
+        self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self._remind)))
         self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
         self._begin("deaf", run_every(DEAF_SECONDS, "deaf", self._while_leading(self.deafness.step)))
         self._begin("partitions", run_every(PARTITIONS_SECONDS, "partitions", self._while_leading(self._partitions)))
@@ -266,6 +278,9 @@ class Manager:
             for name in sorted({*known, *counts, *self.sessions.queues()})
         ]
 
+    async def _remind(self) -> int:
+        return await self.canceller.remind() if self.credit.total() else 0  # an idle manager asks nothing of Postgres
+
     async def _dead_letters(self) -> int:
         return await self.dead_letters.count() if self.broker.state is not LinkState.CLOSED else 0
 
@@ -288,10 +303,10 @@ class Manager:
                 ended[Flow(move.queue, move.kind)] += 1
             if move.state.final:
                 final.append(transition.task_id)
-            elif move.state is TaskState.PENDING:
-                lanes.add(Lane(move.queue, move.kind, move.fairness_key, move.priority))
             elif move.state is TaskState.SCHEDULED:
-                self.schedule.notice(transition.delay)
+                self.prompter.due(transition.delay)
+            if move.state is TaskState.PENDING:
+                lanes.add(Lane(move.queue, move.kind, move.fairness_key, move.priority))
             if transition.seconds is not None:
                 self.runtimes.add(move.queue, move.kind, transition.seconds)
                 self.credit.sample(transition.task_id, transition.release, transition.seconds, now)
@@ -299,7 +314,7 @@ class Manager:
             self.credit.ended(flow, count)
         self.waiters.settled(final)
         self.news.tell(final, ended)
-        self.dispatcher.note(lanes)
+        self.prompter.lanes(lanes)
         if chances:  # those that it held up stand in lanes that claims found empty
             self._errand(self._look_for_lanes())
 
@@ -349,7 +364,7 @@ class Manager:
         """Workers brought kinds that nobody knew: tasks that were published before, without a queue, go to them."""
         try:
             async for lanes in reroute(self.database.upkeep, queue, kinds):
-                self.dispatcher.note(lanes)
+                self.prompter.lanes(lanes)
         except DatabaseUnavailable as error:
             self._routed.setdefault(queue, set()).difference_update(kinds)  # the next change of sessions tries again
             log.warning("tasks wait for their queue", extra={"queue": queue, "kinds": kinds, "error": str(error)})

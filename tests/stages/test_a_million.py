@@ -105,7 +105,7 @@ async def claimed(counting: Counting, takes: list[Take]) -> claim.Batch:
     """Claim, as the leader."""
     holder = uuid4()
     taken = await leader.take(counting, holder)
-    assert taken is not None
+    assert isinstance(taken, leader.Taken)
     return await claim.claim(counting, epoch=taken.epoch, holder=holder, queue="q", takes=takes)
 
 
@@ -168,7 +168,7 @@ async def test_search_for_the_overdue_looks_at_the_next_deadline(counting: Count
 async def test_renewal_of_the_lead_looks_at_the_next_of_each(counting: Counting) -> None:
     holder = uuid4()
     taken = await leader.take(counting, holder)
-    assert taken is not None
+    assert isinstance(taken, leader.Taken)
     before = await counting.blocks()
     tick = await leader.renew(counting, taken.epoch, holder)
     assert tick is not None

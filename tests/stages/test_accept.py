@@ -107,7 +107,7 @@ async def test_resend_after_the_task_has_ended_tells_its_state(door: Door, datab
     await door.accept(first)
     me = uuid4()
     lead = await leader.take(door.database.upkeep, me)
-    assert lead is not None
+    assert isinstance(lead, leader.Taken)
     takes = [claim.Take(Lane("default", "k", "", 0), 1)]
     await claim.claim(door.database.claim, epoch=lead.epoch, holder=me, queue="default", takes=takes)
     report = Completed(first.id, 1, datetime.now(UTC), 0.1, b"2")

@@ -27,7 +27,7 @@ async def test_manager_that_lost_its_lead_claims_nothing(floor: Floor) -> None:
     (task_id,) = await floor.accept()
     await floor.connection.execute("UPDATE leader SET expires_at = now()")
     taken = await store.take(floor.manager.database.upkeep, uuid4())
-    assert taken is not None
+    assert isinstance(taken, store.Taken)
     assert taken.epoch == 2
     assert floor.manager.leader.epoch == 1
     assert await floor.dispatch() == 0
@@ -109,7 +109,9 @@ async def test_lead_is_held_while_its_taker_learns_what_is_out(floor: Floor, mon
         return bool(row["holder"] == leader.holder and row["now"] > given_up + timedelta(seconds=2 * LEASE_SECONDS))
 
     await eventually(past_the_first_lease, 30)
-    assert await store.take(floor.manager.database.upkeep, uuid4()) is None
+    left = await store.take(floor.manager.database.upkeep, uuid4())
+    assert isinstance(left, float)
+    assert 0 < left <= LEASE_SECONDS
     assert leader.epoch is None, "it does not know yet what is out"
     learnt.set()
     assert await taking == 1

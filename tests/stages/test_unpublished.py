@@ -159,7 +159,7 @@ async def another_leads_and_releases(floor: Floor) -> UUID:
     other, connection = uuid4(), floor.manager.database.upkeep
     await floor.connection.execute("UPDATE leader SET expires_at = now()")
     taken = await leader.take(connection, other)
-    assert taken is not None
+    assert isinstance(taken, leader.Taken)
     takes = [store.Take(store.Lane("default", "k", "", 0), 1)]
     batch = await store.claim(connection, epoch=taken.epoch, holder=other, queue="default", takes=takes)
     (claimed,) = batch.tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -73,6 +74,14 @@ class HotConnection:
         self._setup = setup
         self._connection: asyncpg.Connection[Any] | None = None
         self._turn = asyncio.Lock()
+        self._listens: tuple[str, Callable[[str | None], None]] | None = None
+
+    def listen(self, channel: str, heard: Callable[[str | None], None]) -> None:
+        """Have `heard` called with what is notified on `channel`, from the next opening on.
+
+        It is called with None at each opening: what was notified before may have been lost.
+        """
+        self._listens = channel, heard
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Run one statement in its own transaction and return its rows; committed when it returns.
@@ -119,13 +128,22 @@ class HotConnection:
             timeout=CONNECT_SECONDS,
             server_settings={"application_name": f"tacoq {self._name}", **HOT_SETTINGS},
         )
-        if self._setup is not None:
-            try:
+        try:
+            if self._setup is not None:
                 await connection.execute(self._setup, timeout=STATEMENT_SECONDS)
-            except BaseException:
-                connection.terminate()
-                raise
+            if self._listens is not None:
+                await self._begin_to_listen(connection, *self._listens)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
+
+    async def _begin_to_listen(
+        self, connection: asyncpg.Connection[Any], channel: str, heard: Callable[[str | None], None]
+    ) -> None:
+        async with asyncio.timeout(STATEMENT_SECONDS):
+            await connection.add_listener(channel, lambda _connection, _pid, _channel, payload: heard(str(payload)))
+        heard(None)
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -156,7 +174,8 @@ class Database:
         self.settle = HotConnection(url, "settle")
         self.read = HotConnection(url, "read")
         self.upkeep = HotConnection(url, "upkeep")
-        self.leader = HotConnection(url, "leader")  # a renewal must not stand behind a long step of upkeep
+        # A renewal must not stand behind a long step of upkeep. It also shows that the connection hears prompts.
+        self.leader = HotConnection(url, "leader")
         self.engine: AsyncEngine = create_async_engine(
             url.replace("postgresql://", "postgresql+asyncpg://", 1),
             poolclass=AsyncAdaptedQueuePool,

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.store.prompts import CHANNEL, Prompt, encode
 
 LEASE_SECONDS: Final = 3.0
 
@@ -27,12 +28,21 @@ FROM renewed
 
 # Changing the epoch, which is the key, waits for every claim that reads the row FOR KEY SHARE.
 _TAKE: Final = """
-UPDATE leader SET epoch = epoch + 1, holder = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
-WHERE holder IS NULL OR expires_at <= clock_timestamp()
-RETURNING epoch, clock_timestamp() AS at
+WITH taken AS (
+    UPDATE leader SET epoch = epoch + 1, holder = $1, expires_at = clock_timestamp() + make_interval(secs => $2)
+    WHERE holder IS NULL OR expires_at <= clock_timestamp()
+    RETURNING epoch, clock_timestamp() AS at
+)
+SELECT taken.epoch, taken.at, extract(epoch FROM leader.expires_at - clock_timestamp())::float8 AS seconds_left
+FROM leader LEFT JOIN taken ON true
 """
 
-_GIVE_UP: Final = "UPDATE leader SET holder = NULL, expires_at = clock_timestamp() WHERE epoch = $1 AND holder = $2"
+_GIVE_UP: Final = f"""
+WITH given_up AS (
+    UPDATE leader SET holder = NULL, expires_at = clock_timestamp() WHERE epoch = $1 AND holder = $2 RETURNING epoch
+)
+SELECT pg_notify('{CHANNEL}', $3) FROM given_up
+"""
 
 
 class Tick(NamedTuple):
@@ -53,10 +63,10 @@ class Taken(NamedTuple):
     at: datetime
 
 
-async def take(connection: HotConnection, holder: UUID) -> Taken | None:
-    """Become leader when nobody is."""
-    rows = await connection.fetch(_TAKE, holder, LEASE_SECONDS)
-    return Taken(*rows[0]) if rows else None
+async def take(connection: HotConnection, holder: UUID) -> Taken | float:
+    """Become leader when nobody is, else return how many seconds the one that there is has left, unless it renews."""
+    ((epoch, at, seconds_left),) = await connection.fetch(_TAKE, holder, LEASE_SECONDS)
+    return float(seconds_left) if epoch is None else Taken(epoch, at)
 
 
 async def renew(connection: HotConnection, epoch: int, holder: UUID) -> Tick | None:
@@ -66,5 +76,5 @@ async def renew(connection: HotConnection, epoch: int, holder: UUID) -> Tick | N
 
 
 async def give_up(connection: HotConnection, epoch: int, holder: UUID) -> None:
-    """Let another manager lead at once."""
-    await connection.fetch(_GIVE_UP, epoch, holder)
+    """Let another manager lead at once: whoever listens for prompts hears that nobody does."""
+    await connection.fetch(_GIVE_UP, epoch, holder, encode(Prompt(vacant=True)))

@@ -1,4 +1,6 @@
-"""Leadership: one manager at a time dispatches and does upkeep. A step a second takes or renews the row."""
+"""Leadership: one manager at a time dispatches and does upkeep. It renews the row every second; the others look at it
+when the lease that they saw there runs out.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
 log = logging.getLogger("tacoq.leader")
 
 RENEW_SECONDS = 1.0
+SOONEST_SECONDS = 0.05  # between two looks at a row that another took at the same moment
 
 
 class Leader:
@@ -34,6 +37,8 @@ class Leader:
         self._epoch: int | None = None
         self._until = 0.0
         self._taking = False
+        self._pause = RENEW_SECONDS
+        self.vacant = asyncio.Event()  # set: nobody leads, take it
 
     @property
     def epoch(self) -> int | None:
@@ -45,8 +50,13 @@ class Leader:
         """True from when the lead was taken, before it is learnt what is out, until it is known to be lost."""
         return self._taking or self._epoch is not None
 
+    def pause(self) -> float:
+        """Seconds until the next step."""
+        return self._pause
+
     async def step(self) -> int:
         """Renew the lead, or take it when nobody has it; return 1 while leading."""
+        self._pause = RENEW_SECONDS
         if self._epoch is not None:
             try:
                 if await self._renew(self._epoch):
@@ -56,7 +66,8 @@ class Leader:
             log.warning("leadership lost", extra={"epoch": self._epoch})
             self._epoch = None
         taken = await store.take(self._connection, self.holder)
-        if taken is None:
+        if not isinstance(taken, store.Taken):
+            self._pause = max(SOONEST_SECONDS, taken)
             return 0
         self._taking = True
         try:
