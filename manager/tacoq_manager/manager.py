@@ -305,7 +305,7 @@ class Manager:
                 final.append(transition.task_id)
             elif move.state is TaskState.SCHEDULED:
                 self.prompter.due(transition.delay)
-            if move.state is TaskState.PENDING:
+            if TaskState.PENDING in (move.was, move.state):  # a claim that waited for it found less than there is
                 lanes.add(Lane(move.queue, move.kind, move.fairness_key, move.priority))
             if transition.seconds is not None:
                 self.runtimes.add(move.queue, move.kind, transition.seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -53,6 +54,28 @@ async def test_cancel_of_a_released_task_is_a_request_that_the_workers_hear(floo
     answer = await floor.manager.canceller.cancel(task_id)
     assert (answer.state, answer.cancel_requested) == ("queued", True)
     await eventually(lambda: ear.cancelled == [task_id])
+
+
+async def test_task_behind_one_that_is_cancelled_under_a_claim_is_released(floor: Floor, lock: Any) -> None:
+    """The claim finds nothing, and yet its lane is not empty."""
+    floor.join("k", slots=1)
+    first, second = await floor.accept(2)
+
+    async def waiting(count: int) -> bool:
+        found = await floor.connection.fetch(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return len(found) == count
+
+    await lock.execute("SELECT FROM tasks WHERE id = $1 FOR UPDATE", first)
+    cancelling = asyncio.create_task(floor.manager.canceller.cancel(first))
+    await eventually(lambda: waiting(1), what="the cancel waits for the row")
+    claiming = asyncio.create_task(floor.manager.dispatcher.step())
+    await eventually(lambda: waiting(2), what="the claim waits for the row, too")
+    await lock.close()
+    assert (await cancelling).state == "cancelled"
+    assert await claiming + await floor.manager.dispatcher.step() == 1
+    assert await floor.state(second) == "queued"
 
 
 async def test_cancel_of_a_task_that_was_given_back_is_a_request_that_the_workers_hear(floor: Floor) -> None:
