@@ -93,6 +93,9 @@ class Proxy:
         self._pump(reader, back, self._requests)
         self._pump(there, writer, self._replies)
 
+    def _asked(self, client: object, data: bytes) -> None:
+        """A client sent this. For those that look at it."""
+
     def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
         task = asyncio.create_task(self._forward(reader, writer, flowing))
         self._pumps.add(task)
@@ -103,6 +106,8 @@ class Proxy:
     ) -> None:
         try:
             while data := await reader.read(65536):
+                if flowing is self._requests:
+                    self._asked(reader, data)
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 self.held += 1
