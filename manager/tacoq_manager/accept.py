@@ -11,7 +11,8 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -19,6 +20,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from tacoq_manager.direct import Reservation
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.payloads import PayloadCheck
 from tacoq_manager.sessions import Sessions
@@ -35,6 +37,8 @@ log = logging.getLogger("tacoq.accept")
 DEFAULT_QUEUE = "default"
 GROUP_TASKS = 2_000  # in one commit; the next ones form the next
 
+Reserving = Callable[[Sequence[store.Row]], AbstractContextManager[Reservation | None]]
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -49,6 +53,7 @@ class Accepter:
 
     `on_lanes`: these lanes got work. `on_due`, `on_deadline`: in so many seconds a task comes due, or expires.
     `on_strays`: workers brought these kinds, to another queue, while tasks of them were under way to the table.
+    `reserving`: around the statement, what of these rows it may release.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Accepter:
         on_due: Callable[[float], None],
         on_deadline: Callable[[float], None],
         on_strays: Callable[[set[str]], None],
+        reserving: Reserving,
     ) -> None:
         self._connection = connection
         self._sessions = sessions
@@ -70,6 +76,7 @@ class Accepter:
         self._on_due = on_due
         self._on_deadline = on_deadline
         self._on_strays = on_strays
+        self._reserving = reserving
         self._waiting: deque[_Request] = deque()
         self._arrived = asyncio.Event()
 
@@ -194,7 +201,11 @@ class Accepter:
             return
         began = time.perf_counter()
         try:
-            stored = await store.accept(self._connection, rows)
+            with self._reserving(rows) as reserved:
+                lead = None if reserved is None else reserved.lead
+                stored = await store.accept(self._connection, rows, lead)
+                if reserved is not None:
+                    reserved.stored = stored
         except store.ContentConflict as conflict:
             await self._without_conflicts(group, conflict.ids)
             return
@@ -210,7 +221,7 @@ class Accepter:
         self._metrics.accepted(len(rows), time.perf_counter() - began)
         for request in group:
             if not request.answer.done():
-                request.answer.set_result([Accepted(row.id, *stored[row.id]) for row in request.rows])
+                request.answer.set_result([_accepted(row.id, stored) for row in request.rows])
         self._tell(rows, stored)
 
     async def _commit_alone(self, request: _Request) -> None:
@@ -247,6 +258,11 @@ class Accepter:
             self._on_strays(strays)
         if lanes:
             self._on_lanes(lanes)
+
+
+def _accepted(id: UUID, stored: Mapping[UUID, store.Stored]) -> Accepted:
+    found = stored[id]
+    return Accepted(id, found.state, found.duplicate)
 
 
 def _seconds_until(at: datetime | None, delay: float | None) -> float:

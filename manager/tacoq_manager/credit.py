@@ -39,6 +39,7 @@ class Credit:
     def __init__(self, runtimes: RunTimes) -> None:
         self._runtimes = runtimes
         self._released: Counter[Flow] = Counter()  # now
+        self._reserved: Counter[Flow] = Counter()  # for what is about to be
         self._out: Counter[Flow] = Counter()  # ever
         self._back: Counter[Flow] = Counter()  # ever
         self._probe: tuple[Fence, float] | None = None
@@ -64,6 +65,10 @@ class Credit:
         self._released[flow] += count
         self._out[flow] += count
 
+    def reserve(self, flow: Flow, count: int) -> None:
+        """Keep room for so many that may be released; a negative count gives it back."""
+        self._reserved[flow] += count
+
     def ended(self, flow: Flow, count: int = 1) -> None:
         self._released[flow] -= count
         self._back[flow] += count
@@ -83,10 +88,11 @@ class Credit:
         self._released = Counter({flow: count for flow, count in counts.items() if count})
 
     def used(self, queue: str) -> float:
-        """Slots of the queue that what is released takes."""
+        """Slots of the queue that what is released, or about to be, takes."""
         return sum(
             max(0, count) * self.weight(queue, flow.kind)
-            for flow, count in self._released.items()
+            for counts in (self._released, self._reserved)
+            for flow, count in counts.items()
             if flow.queue == queue
         )
 

@@ -92,6 +92,21 @@ class Dispatcher:
         """True while nothing of `queue` is claimed, by a `hold`."""
         return queue in self._held
 
+    def is_open(self, queue: str) -> bool:
+        """True when what is released to `queue` now is likely to be published at once."""
+        return (
+            not self._finishing
+            and self._broker.state is LinkState.OPEN
+            and self._publisher.has_declared(queue)
+            and queue not in self._held
+            and queue not in self._failed
+            and self._unpublished.none
+        )
+
+    def put_last(self, queue: str) -> None:
+        """The broker took nothing for `queue`: the others are not to wait for it."""
+        self._failed[queue] = time.monotonic()
+
     async def run(self) -> None:
         """Release round after round; a fault waits a moment and is tried again."""
         while True:
@@ -131,7 +146,7 @@ class Dispatcher:
         try:
             released = await self._dispatch(queue, epoch)
         except BrokerError:
-            self._failed[queue] = time.monotonic()  # the others are not to wait for it
+            self.put_last(queue)
             raise
         self._failed.pop(queue, None)
         return released
@@ -139,7 +154,7 @@ class Dispatcher:
     async def _dispatch(self, queue: str, epoch: int) -> int:
         while takes := self._turn(queue):
             await self._publisher.declare(queue)
-            was_idle = self._credit.used(queue) < self._sessions.capacity(queue)
+            was_idle = self._credit.used(queue) < self.capacity(queue)
             with self._unpublished.watching(queue):
                 claimed = await self._claim(queue, takes, epoch)
             if claimed and self._leader.epoch != epoch:
@@ -154,11 +169,17 @@ class Dispatcher:
                 return len(claimed)
         return 0  # what was asked for was not there any more, and nobody else has his turn
 
+    def capacity(self, queue: str) -> int:
+        return self._sessions.capacity(queue)
+
+    def purse(self, queue: str) -> FreeSlots:
+        """What may be released to `queue` now: nothing of a kind that a live session of it does not know."""
+        return FreeSlots(
+            self._credit, queue, self._sessions.capacity(queue), partial(self._sessions.known_by_all, queue)
+        )
+
     def _turn(self, queue: str) -> list[Take]:
-        """What each lane may give now: none when a live session of the queue does not know its kind."""
-        knows = partial(self._sessions.known_by_all, queue)
-        purse = FreeSlots(self._credit, queue, self._sessions.capacity(queue), knows)
-        return self._lanes.turn(queue, purse, CLAIM_TASKS)
+        return self._lanes.turn(queue, self.purse(queue), CLAIM_TASKS)
 
     async def _claim(self, queue: str, takes: Sequence[Take], epoch: int) -> list[Claimed]:
         """Claim, and forget the lanes that gave all they had."""

@@ -55,6 +55,11 @@ class Lanes:
         """True when a task of the kind may be pending in the queue."""
         return any(kind in rings for rings in self._queues.get(queue, {}).values())
 
+    def any_may_run(self, queue: str, purse: Purse) -> bool:
+        """True when a task may be pending in the queue of a kind that is not held back."""
+        kinds = {kind for rings in self._queues.get(queue, {}).values() for kind in rings}
+        return any(purse.room(kind) is not None for kind in kinds)
+
     def mark(self, lane: Lane) -> int:
         """Return what `drained` wants back."""
         ring = self._queues.get(lane.queue, {}).get(lane.priority, {}).get(lane.kind)

@@ -22,6 +22,7 @@ from tacoq_manager.bulk import Bulk
 from tacoq_manager.cancel import REMIND_SECONDS, Canceller
 from tacoq_manager.credit import Credit
 from tacoq_manager.dead_letters import DeadLetters
+from tacoq_manager.direct import DirectPath
 from tacoq_manager.dispatch import FINISH_SECONDS, Dispatcher
 from tacoq_manager.drain import Drainer
 from tacoq_manager.lanes import Lanes
@@ -132,6 +133,9 @@ class Manager:
             credit=self.credit,
             metrics=self.metrics,
         )
+        self.direct = DirectPath(
+            self.leader, self.dispatcher, self.publisher, unpublished, lanes=lanes, credit=self.credit
+        )
         self.prompter = Prompter(
             database.claim,  # free while another leads, and claims
             self.leader,
@@ -151,6 +155,7 @@ class Manager:
             on_due=self.prompter.due,
             on_deadline=self.prompter.deadline,
             on_strays=self._strayed,
+            reserving=self.direct.reserving,
         )
         self.cron = DueTimer("cron", CronStep(upkeep, self.leader, self.accepter, sessions).step)
         self.presence = Presence(
@@ -235,6 +240,7 @@ class Manager:
         with suppress(TimeoutError, DatabaseUnavailable):
             async with asyncio.timeout(FINISH_SECONDS):
                 await self.dispatcher.finish()
+                await self.direct.finish()
         if self._reports is not None:
             await self._reports.stop()
             with suppress(TimeoutError):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import assert_never
+from uuid import UUID
 
 from tacoq_manager.store import accept, settle
 from tacoq_manager.store.engine import HotConnection
@@ -52,12 +53,14 @@ def _plant(point: Point) -> None:
         case Point.ACCEPTED:
             store = accept.accept
 
-            async def stored(connection: HotConnection, rows: Sequence[accept.Row]) -> object:
-                answer = await store(connection, rows)
+            async def stored(
+                connection: HotConnection, rows: Sequence[accept.Row], lead: accept.Lead | None = None
+            ) -> dict[UUID, accept.Stored]:
+                answer = await store(connection, rows, lead)
                 die_if_armed()
                 return answer
 
-            accept.accept = stored  # type: ignore[assignment]
+            accept.accept = stored
         case Point.CLAIMED | Point.PUBLISHED:
             publish = RabbitBroker.publish
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,7 +27,10 @@ from tests.support.eventually import eventually
 
 
 class Floor:
-    """One manager, one queue, and the session that the test plays."""
+    """One manager, one queue, and the session that the test plays.
+
+    What is accepted stays pending until the test dispatches, unless it is accepted `directly`.
+    """
 
     def __init__(self, manager: Manager, worker: Broker, connection: Any) -> None:
         self.manager = manager
@@ -36,6 +39,8 @@ class Floor:
         self.session = uuid4()
         self.deliveries: list[Delivery] = []
         self.consuming: Consuming | None = None
+        self._reserving = manager.accepter._reserving
+        manager.accepter._reserving = lambda _: nullcontext()
 
     @property
     def messages(self) -> list[list[Release]]:
@@ -70,6 +75,14 @@ class Floor:
         await self.manager.accepter.step()
         accepted: list[Accepted] = await accepting
         return [task.id for task in accepted]
+
+    @contextmanager
+    def directly(self) -> Iterator[None]:
+        """What is accepted meanwhile is released by the same statement where that may be."""
+        accepter = self.manager.accepter
+        without, accepter._reserving = accepter._reserving, self._reserving
+        yield
+        accepter._reserving = without
 
     async def dispatch(self) -> int:
         """Dispatch until nothing more may go; return how many releases came to the worker."""

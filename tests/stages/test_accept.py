@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
@@ -41,6 +42,7 @@ class Door:
             on_due=self.due.append,
             on_deadline=lambda _: None,
             on_strays=lambda _: None,
+            reserving=lambda _: nullcontext(),
         )
 
     async def answers(self, *requests: list[NewTask]) -> list[Any]:

@@ -9,12 +9,13 @@ from uuid import UUID
 
 import asyncpg
 
+from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.states import TaskState
 
 _ACCEPT: Final = """
-SELECT id, state, duplicate FROM pg_temp.tacoq_accept(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
+SELECT id, state, duplicate, created_at, expires_at FROM pg_temp.tacoq_accept(
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24
 )
 """
 
@@ -50,11 +51,28 @@ class Row(NamedTuple):
     queue_given: bool
 
 
+class Lead(NamedTuple):
+    """What a leader may have released as it is accepted: nothing, once another one leads.
+
+    `lines`: the place in `lanes`, from 1, of each row that may be; None for all others.
+    """
+
+    epoch: int
+    holder: UUID
+    lanes: Sequence[Lane]
+    lines: Sequence[int | None]
+
+
 class Stored(NamedTuple):
-    """What Postgres holds for an id now. `duplicate`: it was accepted before, with the same content."""
+    """What Postgres holds for an id now. `duplicate`: it was accepted before, with the same content.
+
+    Not a duplicate and queued: this very call released it, for the first time.
+    """
 
     state: TaskState
     duplicate: bool
+    created_at: datetime
+    expires_at: datetime | None
 
 
 class ContentConflict(Exception):
@@ -65,20 +83,38 @@ class ContentConflict(Exception):
         self.ids = ids
 
 
-async def accept(connection: HotConnection, rows: Sequence[Row]) -> dict[UUID, Stored]:
+async def accept(connection: HotConnection, rows: Sequence[Row], lead: Lead | None = None) -> dict[UUID, Stored]:
     """Store `rows`, in their order, and say what is stored for each id; committed when it returns.
+
+    What `lead` allows is queued, unless something is pending in its lane; the caller then publishes it.
 
     The caller sorts by id, so that two batches with the same ids wait for each other and cannot deadlock. Ids that are
     known change nothing. Raises ContentConflict, or asyncpg's error when a value is refused: nothing was stored. Raises
     DatabaseUnavailable: perhaps committed; the same call again is safe.
     """
     try:
-        records = await connection.fetch(_ACCEPT, *(list(column) for column in zip(*rows, strict=True)))
+        columns = (list(column) for column in zip(*rows, strict=True))
+        records = await connection.fetch(_ACCEPT, *columns, *_released(rows, lead))
     except asyncpg.PostgresError as error:
         if error.sqlstate != "TQ409":
             raise
         raise ContentConflict(frozenset(UUID(id) for id in str(error.detail).split(","))) from error
-    return {id: Stored(TaskState(state), duplicate) for id, state, duplicate in records}
+    return {id: Stored(TaskState(state), *rest) for id, state, *rest in records}
+
+
+def _released(rows: Sequence[Row], lead: Lead | None) -> tuple[object, ...]:
+    if lead is None:
+        return ([None] * len(rows), [], [], [], [], None, None)
+    lanes = lead.lanes
+    return (
+        list(lead.lines),
+        [lane.queue for lane in lanes],
+        [lane.kind for lane in lanes],
+        [lane.fairness_key for lane in lanes],
+        [lane.priority for lane in lanes],
+        lead.epoch,
+        lead.holder,
+    )
 
 
 async def known(connection: HotConnection, ids: Sequence[UUID]) -> set[UUID]:

@@ -1,0 +1,198 @@
+"""Direct path: rows about to be accepted in; those that may run at once, released by the same statement, published out.
+
+It saves a task its claim: a commit, and the way to it. Only the leader takes it, and only where nothing waits that may
+run: else it is for the dispatcher to say whose turn it is. The room is kept in memory before the statement is sent; in
+Postgres the statement releases nothing in a lane where something is pending, nor once another manager leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from uuid import UUID
+
+from tacoq_manager.credit import Credit
+from tacoq_manager.dispatch import Dispatcher
+from tacoq_manager.lanes import Lanes
+from tacoq_manager.publish import ReleasePublisher
+from tacoq_manager.store.accept import Lead, Row, Stored
+from tacoq_manager.store.claim import CLAIM_BYTES, Claimed, Flow, Lane
+from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_manager.unpublished import Unpublished
+from tacoq_manager.upkeep.leader import Leader
+from tacoq_protocol.errors import BrokerError
+from tacoq_protocol.messages import Release
+from tacoq_protocol.states import TaskState
+
+log = logging.getLogger("tacoq.direct")
+
+
+class Reservation:
+    """Room for rows of one statement; `lead` goes with it. Whoever is answered sets `stored`."""
+
+    def __init__(self, rows: Sequence[Row], taken: Mapping[Lane, Sequence[int]], epoch: int, holder: UUID) -> None:
+        self.rows = rows
+        self.taken = taken
+        self.stored: Mapping[UUID, Stored] | None = None
+        lines: list[int | None] = [None] * len(rows)
+        for number, places in enumerate(taken.values(), start=1):
+            for place in places:
+                lines[place] = number
+        self.lead = Lead(epoch, holder, list(taken), lines)
+
+    def reserved(self) -> Iterator[tuple[Lane, list[Row]]]:
+        for lane, places in self.taken.items():
+            yield lane, [self.rows[place] for place in places]
+
+    def released(self, stored: Mapping[UUID, Stored]) -> list[Claimed]:
+        """What the statement released, in the order in which it is to be published."""
+        claimed = []
+        for lane, rows in self.reserved():
+            for row in rows:
+                found = stored[row.id]
+                if found.state is TaskState.QUEUED and not found.duplicate:
+                    claimed.append(Claimed(lane, _release(row, found), row.max_attempts))
+        return claimed
+
+
+class DirectPath:
+    """Keeps room for what is being accepted, and publishes what was released there."""
+
+    def __init__(
+        self,
+        leader: Leader,
+        dispatcher: Dispatcher,
+        publisher: ReleasePublisher,
+        unpublished: Unpublished,
+        *,
+        lanes: Lanes,
+        credit: Credit,
+    ) -> None:
+        self._leader = leader
+        self._dispatcher = dispatcher
+        self._publisher = publisher
+        self._unpublished = unpublished
+        self._lanes = lanes
+        self._credit = credit
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def reserving(self, rows: Sequence[Row]) -> Iterator[Reservation | None]:
+        """Around the statement that stores `rows`. None: nothing of them can be released by it."""
+        epoch = self._leader.epoch
+        taken = {} if epoch is None else self._take(rows)
+        if epoch is None or not taken:
+            yield None
+            return
+        reservation = Reservation(rows, taken, epoch, self._leader.holder)
+        direct = self._unpublished.direct(row.id for _, rows in reservation.reserved() for row in rows)
+        for lane, places in taken.items():
+            self._credit.reserve(Flow(lane.queue, lane.kind), len(places))
+        claimed: list[Claimed] = []
+        try:
+            yield reservation
+        except (DatabaseUnavailable, asyncio.CancelledError):
+            self._unpublished.lost(direct)
+            raise
+        except BaseException:
+            self._unpublished.answered(direct, None)
+            raise
+        else:
+            assert reservation.stored is not None, "who is answered says so"
+            claimed = reservation.released(reservation.stored)
+            self._unpublished.answered(direct, claimed[0].release.created_at if claimed else None)
+        finally:
+            for lane, places in taken.items():
+                self._credit.reserve(Flow(lane.queue, lane.kind), -len(places))
+        self._release(claimed, epoch)
+
+    async def finish(self) -> None:
+        """Return when all that was released is confirmed or given back. The dispatcher has finished before."""
+        await asyncio.gather(*self._publishing, return_exceptions=True)
+
+    def _take(self, rows: Sequence[Row]) -> dict[Lane, list[int]]:
+        """Places of rows for which there is room now, by lane; nothing overtakes what there is no room for."""
+        waiting: dict[str, dict[Lane, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for place, row in enumerate(rows):
+            if row.run_at is None and not row.delay:
+                waiting[row.queue][Lane(row.queue, row.kind, row.fairness_key, row.priority)].append(place)
+        taken: dict[Lane, list[int]] = {}
+        for queue, lanes in waiting.items():
+            if not self._dispatcher.is_open(queue):
+                continue
+            purse = self._dispatcher.purse(queue)
+            if self._lanes.any_may_run(queue, purse):
+                continue
+            for lane in sorted(lanes, key=lambda lane: -lane.priority):
+                room = purse.room(lane.kind)
+                if room is None:
+                    continue
+                places = _within_size(rows, lanes[lane][:room])
+                if places:
+                    taken[lane] = places
+                    purse.spend(lane.kind, len(places))
+                if len(places) < len(lanes[lane]):
+                    break
+        return taken
+
+    def _release(self, claimed: Sequence[Claimed], epoch: int) -> None:
+        for queue, of_queue in groupby(claimed, key=lambda item: item.lane.queue):
+            items = list(of_queue)
+            if self._credit.used(queue) < self._dispatcher.capacity(queue):
+                self._credit.probe(items[0].release.fence, time.monotonic())
+            for flow, count in _counted(items):
+                self._credit.release(flow, count)
+            publishing = asyncio.create_task(self._publish(queue, items, epoch))
+            self._publishing.add(publishing)
+            publishing.add_done_callback(self._publishing.discard)
+
+    async def _publish(self, queue: str, claimed: Sequence[Claimed], epoch: int) -> None:
+        try:
+            if self._leader.epoch != epoch:  # it stood still: another may have freed and released them
+                await self._publisher.give_back(claimed)
+            else:
+                await self._publisher.publish(queue, claimed)
+        except BrokerError as error:
+            log.warning("what was released as it was accepted has to wait", extra={"error": str(error)})
+            self._dispatcher.put_last(queue)
+        except DatabaseUnavailable:
+            self._dispatcher.wake()  # which gives them back as soon as that can be
+        except Exception:  # of this batch: the rescue finds it
+            log.exception("what was released as it was accepted is not published")
+
+
+def _within_size(rows: Sequence[Row], places: Iterable[int]) -> list[int]:
+    """Those at the front that one publish can carry in its time."""
+    kept, size = [], 0
+    for place in places:
+        size += len(rows[place].payload)
+        if size > CLAIM_BYTES:
+            break
+        kept.append(place)
+    return kept
+
+
+def _counted(claimed: Sequence[Claimed]) -> Iterator[tuple[Flow, int]]:
+    for lane, items in groupby(claimed, key=lambda item: item.lane):
+        yield Flow(lane.queue, lane.kind), sum(1 for _ in items)
+
+
+def _release(row: Row, stored: Stored) -> Release:
+    return Release(
+        row.id,
+        1,
+        row.kind,
+        0,
+        row.payload,
+        stored.created_at,
+        row.timeout,
+        stored.expires_at,
+        False,
+        row.traceparent,
+        row.tracestate,
+    )
