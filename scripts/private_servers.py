@@ -16,12 +16,13 @@ from typing import Any, NoReturn
 
 import psutil
 
-from scripts.probes import free_port, postgres_fault, rabbit_fault
+from scripts.probes import free_port, postgres_fault, rabbit_fault, redis_fault
 
 # The package to install and the variable that names a running server instead, for each binary.
 NEEDED = {
     "postgres": ("postgresql", "TACOQ_DATABASE_URL"),
     "rabbitmq-server": ("rabbitmq-server", "TACOQ_BROKER_URL"),
+    "redis-server": ("redis-server", "TACOQ_REDIS_URL"),
 }
 
 # The shell starts a watchdog and becomes the server, so the server's pid is the one that Popen knows. The
@@ -274,6 +275,27 @@ class PrivateRabbit(_PrivateServer):
 
     def _fault(self) -> str | None:
         return rabbit_fault(self.broker_url)
+
+
+class PrivateRedis(_PrivateServer):
+    """As it is installed: snapshots from time to time, no log of each write."""
+
+    name = "redis"
+
+    def __init__(self) -> None:
+        self._bin = shutil.which("redis-server") or _missing("redis-server")
+        super().__init__()
+        self._port = free_port()
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        return self._spawn([self._bin, "--bind", "127.0.0.1", "--port", str(self._port), "--dir", self.directory])
+
+    def _fault(self) -> str | None:
+        return redis_fault(self.redis_url)
 
 
 def _as_user(user: int | None) -> dict[str, Any]:

@@ -62,6 +62,20 @@ def rabbit_fault(url: str) -> str | None:
     return None
 
 
+def redis_fault(url: str) -> str | None:
+    """Return why it takes no commands, or None. One that wants a password counts as up when the URL has one."""
+    parts = urlsplit(url)
+    try:
+        with socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 6379), timeout=5) as link:
+            link.sendall(b"PING\r\n")
+            answer = link.recv(200).decode(errors="replace").strip()
+    except OSError as error:
+        return str(error)
+    if answer == "+PONG" or (answer.startswith("-NOAUTH") and parts.password):
+        return None
+    return f"it refuses the connection: {answer.removeprefix('-')}"
+
+
 def _frame(method: bytes) -> bytes:
     return struct.pack("!BHI", 1, 0, len(method)) + method + b"\xce"
 

@@ -1,7 +1,8 @@
 """What is up, installed or installable in; a Postgres and a RabbitMQ that answer out, nothing left behind.
 
 Both are taken from TACOQ_DATABASE_URL and TACOQ_BROKER_URL, else from their default addresses when they
-answer there, else started privately from installed binaries, else (Debian, root) installed first.
+answer there, else started privately from installed binaries, else (Debian, root) installed first. So is a
+Redis, from TACOQ_REDIS_URL, for the benchmarks, which ask for it.
 
     python scripts/services.py run [--private] [--no-fsync] [-- COMMAND …]
 
@@ -29,17 +30,19 @@ from scripts.private_servers import (
     NEEDED,
     PrivatePostgres,
     PrivateRabbit,
+    PrivateRedis,
     ServiceError,
     postgres_bin,
     rabbitmq_bin,
 )
-from scripts.probes import postgres_fault, rabbit_fault
+from scripts.probes import postgres_fault, rabbit_fault, redis_fault
 
 __all__ = ["PrivatePostgres", "PrivateRabbit", "ServiceError", "Services", "services"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEFAULT_DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
 DEFAULT_BROKER_URL = "amqp://guest:guest@127.0.0.1:5672/"
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 
 def _install_missing(binaries: Sequence[str]) -> None:
@@ -61,17 +64,20 @@ def _install_missing(binaries: Sequence[str]) -> None:
 class Services:
     database_url: str
     broker_url: str
+    redis_url: str | None = None  # of those who asked for it
 
 
 @contextlib.contextmanager
 def services(
-    environ: Mapping[str, str] = os.environ, *, private: bool = False, fsync: bool = True
+    environ: Mapping[str, str] = os.environ, *, private: bool = False, fsync: bool = True, redis: bool = False
 ) -> Iterator[Services]:
     """Yield addresses that answer; end what was started for it. `private` passes over those that are up."""
     database_url = None if private else _up(environ, "TACOQ_DATABASE_URL", DEFAULT_DATABASE_URL, postgres_fault)
     broker_url = None if private else _up(environ, "TACOQ_BROKER_URL", DEFAULT_BROKER_URL, rabbit_fault)
+    redis_url = None if private or not redis else _up(environ, "TACOQ_REDIS_URL", DEFAULT_REDIS_URL, redis_fault)
     lacking = [] if database_url or postgres_bin() else ["postgres"]
     lacking += [] if broker_url or rabbitmq_bin() else ["rabbitmq-server"]
+    lacking += [] if not redis or redis_url or shutil.which("redis-server") else ["redis-server"]
     _install_missing(lacking)
     with contextlib.ExitStack() as stack:
         if database_url is None:
@@ -82,7 +88,11 @@ def services(
             rabbit = stack.enter_context(contextlib.closing(PrivateRabbit()))
             rabbit.start()
             broker_url = rabbit.broker_url
-        yield Services(database_url, broker_url)
+        if redis and redis_url is None:
+            store = stack.enter_context(contextlib.closing(PrivateRedis()))
+            store.start()
+            redis_url = store.redis_url
+        yield Services(database_url, broker_url, redis_url)
 
 
 def _up(environ: Mapping[str, str], variable: str, default: str, fault_of: Callable[[str], str | None]) -> str | None:

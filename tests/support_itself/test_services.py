@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 import pytest
 
 from scripts import private_servers
-from scripts.probes import postgres_fault, rabbit_fault
+from scripts.probes import postgres_fault, rabbit_fault, redis_fault
 from tests.support import eventually, spawn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,3 +89,28 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch:
     monkeypatch.setattr(private_servers, "rabbitmq_bin", lambda: None)
     with pytest.raises(private_servers.ServiceError, match="apt-get install rabbitmq-server"):
         private_servers.PrivateRabbit()
+
+
+@pytest.mark.parametrize(
+    ("answer", "url", "fault"),
+    [
+        (b"+PONG\r\n", "redis://127.0.0.1", None),
+        (b"-NOAUTH Authentication required.\r\n", "redis://:secret@127.0.0.1", None),
+        (b"-NOAUTH Authentication required.\r\n", "redis://127.0.0.1", "NOAUTH Authentication required."),
+    ],
+)
+def test_redis_is_up_when_it_answers_or_wants_the_password_that_is_given(
+    answer: bytes, url: str, fault: str | None
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with listener.accept()[0] as link:
+                link.recv(100)
+                link.sendall(answer)
+
+        thread = Thread(target=serve)
+        thread.start()
+        told = redis_fault(f"{url}:{listener.getsockname()[1]}")
+        thread.join()
+    assert told is None if fault is None else told is not None and fault in told
