@@ -10,6 +10,8 @@ PY := $(VENV)/bin/python
 UV := $(or $(shell command -v uv 2>/dev/null),$(VENV)/bin/uv)
 MEMBERS := protocol publisher_sdk worker_sdk manager embedded
 STAMP := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
 
 .PHONY: help install lock demo demo-rabbitmq bench test faults check format services env build clean
 
@@ -32,10 +34,18 @@ $(STAMP): requirements.txt $(MEMBERS:%=%/pyproject.toml) | $(VENV)/bin/python $(
 	@$(PY) -m compileall -q $(MEMBERS)  # where Python may not write bytecode, each start would compile anew
 	@touch $@
 
+# The peers have an environment of their own: what they depend on is not for TacoQ.
+$(BENCH_STAMP): benchmarks/requirements.txt | $(VENV)/bin/python $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PY) $(BENCH_VENV)
+	$(UV) pip install --quiet --python $(BENCH_VENV)/bin/python --compile-bytecode --require-hashes -r benchmarks/requirements.txt
+	@touch $@
+
 lock: | $(VENV)/bin/python $(UV) ## resolve all dependencies anew and write requirements.txt
 	$(UV) lock --quiet --upgrade
 	$(UV) export --quiet --locked --all-packages --all-extras --all-groups --no-emit-workspace \
 	  --no-header --no-annotate --output-file requirements.txt
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --output-file benchmarks/requirements.txt benchmarks/requirements.in
 
 demo: install ## the standard library census, embedded: no services needed
 	@$(PY) -m examples.stdlib_census.run --embedded
@@ -43,8 +53,8 @@ demo: install ## the standard library census, embedded: no services needed
 demo-rabbitmq: install ## the same on RabbitMQ and Postgres, in separate processes
 	@$(PY) -m examples.stdlib_census.run --rabbitmq
 
-bench: install ## no-op tasks end to end, on RabbitMQ and Postgres (ARGS="--tasks 1000 --rounds 3")
-	@$(PY) -m benchmarks.noop --rabbitmq $(ARGS)
+bench: install $(BENCH_STAMP) ## TacoQ beside its peers (QUICK=1: five minutes; ARGS="--peers tacoq-postgres --parts rounds")
+	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 test: install ## the whole test suite (Postgres and RabbitMQ: found, started or installed)
 	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest -n 3 --dist loadfile $(ARGS)
@@ -73,4 +83,4 @@ build: install ## wheels and sdists of the five packages, in dist/
 	for member in $(MEMBERS); do $(UV) build --quiet --python $(PY) --out-dir dist $$member; done
 
 clean: ## remove .venv/, dist/ and the tools' caches
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

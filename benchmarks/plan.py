@@ -1,0 +1,71 @@
+"""How much of everything is measured: in full, quickly, or just enough to see that it works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.peers import PEERS
+
+WARM_TASKS = 200
+RATE = 200  # lone publishes a second
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`slow_tasks`: products that need more than 10 s for the largest number of tasks are spared it above this."""
+
+    name: str
+    peers: tuple[str, ...]
+    tasks: tuple[int, ...]
+    slow_tasks: int
+    rounds: int
+    latency_rounds: int  # of these, with lone trips and steady rates, which take long where results are polled
+    trips: int
+    rate_seconds: float
+    backlog: int
+    backlog_rounds: int
+    repeats: int
+    memory_tasks: int
+    scaling_rounds: int
+    pending: int
+    finished: int
+
+    def tasks_of(self, peer: str) -> list[int]:
+        slow = PEERS[peer].backlog == 1
+        return [tasks for tasks in self.tasks if not slow or tasks <= self.slow_tasks]
+
+
+FULL = Plan(
+    name="full",
+    peers=tuple(PEERS),
+    tasks=(100, 1_000, 10_000),
+    slow_tasks=10_000,
+    rounds=5,
+    latency_rounds=3,
+    trips=30,
+    rate_seconds=5,
+    backlog=2_000,
+    backlog_rounds=3,
+    repeats=10,
+    memory_tasks=100_000,
+    scaling_rounds=5,
+    pending=1_000_000,
+    finished=10_000_000,
+)
+QUICK = Plan(
+    name="quick",
+    peers=("tacoq-postgres", "celery-postgres", "bare-postgres", "taskiq-postgres", "dramatiq-redis", "pgqueuer"),
+    tasks=(100, 1_000, 10_000),
+    slow_tasks=1_000,
+    rounds=2,
+    latency_rounds=1,
+    trips=10,
+    rate_seconds=3,
+    backlog=500,
+    backlog_rounds=1,
+    repeats=10,
+    memory_tasks=30_000,
+    scaling_rounds=1,
+    pending=100_000,
+    finished=200_000,
+)

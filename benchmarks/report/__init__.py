@@ -1,0 +1,1 @@
+"""Raw data in; docs/benchmarks.md and its plots out."""
