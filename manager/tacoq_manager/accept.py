@@ -1,35 +1,38 @@
 """Accept: tasks as applications ask for them in, committed rows and an answer for each out.
 
 Requests that arrive while a commit is in flight share the next one. A request is accepted as a whole or not at all, and
-one that is refused does not disturb those it shared the commit with.
+one that is refused does not disturb those it shared the commit with. Requests that have keys in them are committed
+apart: the others pay nothing for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import asyncpg
-import msgspec
+from msgspec import UNSET
 
 from tacoq_manager.direct import Reservation
+from tacoq_manager.keys import KeyProblem, has_keys, keys_of
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.payloads import PayloadCheck
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.store import accept as store
+from tacoq_manager.store import keyed
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
-from tacoq_protocol.errors import InvalidTask, TacoqError, TaskConflict
-from tacoq_protocol.http import MAX_PAYLOAD_BYTES, Accepted, NewTask
-from tacoq_protocol.ids import id_problem
+from tacoq_manager.validate import fingerprint, task_problem
+from tacoq_protocol.errors import InvalidTask, TacoqError, TaskConflict, TaskExists
+from tacoq_protocol.http import Accepted, NewTask
 from tacoq_protocol.states import TaskState
 
 log = logging.getLogger("tacoq.accept")
@@ -38,13 +41,13 @@ DEFAULT_QUEUE = "default"
 GROUP_TASKS = 2_000  # in one commit; the next ones form the next
 
 Reserving = Callable[[Sequence[store.Row]], AbstractContextManager[Reservation | None]]
-
-_encode = msgspec.msgpack.Encoder().encode
+Stored = store.Stored | keyed.Answered
 
 
 @dataclass(slots=True)
 class _Request:
     rows: list[store.Row]
+    keys: Mapping[UUID, keyed.Keys]  # of those that have some, by id
     answer: asyncio.Future[list[Accepted]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -62,6 +65,7 @@ class Accepter:
         sessions: Sessions,
         metrics: Metrics,
         *,
+        retention: timedelta,
         on_lanes: Callable[[set[Lane]], None],
         on_due: Callable[[float], None],
         on_deadline: Callable[[float], None],
@@ -72,6 +76,7 @@ class Accepter:
         self._sessions = sessions
         self._payloads = PayloadCheck(sessions)
         self._metrics = metrics
+        self._retention = retention
         self._on_lanes = on_lanes
         self._on_due = on_due
         self._on_deadline = on_deadline
@@ -83,12 +88,15 @@ class Accepter:
     async def accept(self, tasks: Sequence[NewTask]) -> list[Accepted]:
         """Store all of `tasks` or none; durable when it returns. Idempotent by id, also after a task has ended.
 
-        Raises InvalidTask or TaskConflict naming the task by its index, and DatabaseUnavailable (the caller may send
-        the same again). A caller that is cancelled does not take the tasks back.
+        An answer has the id of another task where a key of the publish says so.
+
+        Raises InvalidTask, TaskConflict or TaskExists naming the task by its index, and DatabaseUnavailable (the caller
+        may send the same again). A caller that is cancelled does not take the tasks back.
         """
         rows = self._rows(tasks)
+        keys = self._keys(tasks)
         await self._refuse_misfits(rows)
-        return await self.commit(rows)
+        return await self.commit(rows, keys)
 
     async def accept_unfit(self, tasks: Sequence[NewTask]) -> list[Accepted]:
         """Accept tasks whatever their payload is: where nobody waits for a refusal, a task that fails is seen.
@@ -102,6 +110,16 @@ class Accepter:
         rows = [self._row(task, index, now) for index, task in enumerate(tasks)]
         _refuse_repeated(rows)
         return rows
+
+    def _keys(self, tasks: Sequence[NewTask]) -> dict[UUID, keyed.Keys]:
+        keys: dict[UUID, keyed.Keys] = {}
+        for index, task in enumerate(tasks):
+            if has_keys(task):
+                try:
+                    keys[task.id] = keys_of(task, bytes(task.payload), retention=self._retention)
+                except KeyProblem as problem:
+                    raise InvalidTask(f"task {task.id}: {problem}", index=index) from None
+        return keys
 
     async def _refuse_misfits(self, rows: Sequence[store.Row]) -> None:
         """Raise InvalidTask for a payload that its kind does not take.
@@ -121,16 +139,16 @@ class Accepter:
                     text = f"the payload of task {row.id} does not fit kind {row.kind!r}: {problem}"
                     raise InvalidTask(text, index=index)
 
-    async def commit(self, rows: list[store.Row]) -> list[Accepted]:
-        """Store validated rows as one request of the next group."""
-        request = _Request(rows)
+    async def commit(self, rows: list[store.Row], keys: Mapping[UUID, keyed.Keys] | None = None) -> list[Accepted]:
+        """Store validated rows, with the keys that some have (by id), as one request of the next group."""
+        request = _Request(rows, keys or {})
         self._waiting.append(request)
         self._arrived.set()
         return await request.answer
 
     def _row(self, task: NewTask, index: int, now: datetime) -> store.Row:
         payload = bytes(task.payload)
-        problem = _problem(task, payload, now)
+        problem = task_problem(task, payload, now)
         if problem is not None:
             raise InvalidTask(problem, index=index)
         return store.Row(
@@ -163,15 +181,14 @@ class Accepter:
         """Commit one group; return how many requests it answered."""
         group = self._next_group()
         try:
-            await self._commit(group)
+            await self._commit([request for request in group if not request.keys])
+            await self._commit([request for request in group if request.keys])
         except BaseException as error:
+            told = error
+            if isinstance(error, asyncio.CancelledError):
+                told = DatabaseUnavailable("the manager is stopping: send the same again")
             for request in group:
-                if not request.answer.done():
-                    request.answer.set_exception(
-                        DatabaseUnavailable("the manager is stopping: send the same again")
-                        if isinstance(error, asyncio.CancelledError)
-                        else error
-                    )
+                _fail(request, told)
             if not isinstance(error, (TacoqError, asyncpg.PostgresError)):
                 raise
         return len(group)
@@ -201,51 +218,60 @@ class Accepter:
             return
         began = time.perf_counter()
         try:
-            with self._reserving(rows) as reserved:
-                lead = None if reserved is None else reserved.lead
-                stored = await store.accept(self._connection, rows, lead)
-                if reserved is not None:
-                    reserved.stored = stored
+            stored = await self._store(rows, {id: keys for request in group for id, keys in request.keys.items()})
         except store.ContentConflict as conflict:
-            await self._without_conflicts(group, conflict.ids)
+            await self._without(group, conflict.ids, _conflict)
+            return
+        except keyed.KeysTaken as taken:
+            await self._without(group, _rejected(group, taken.holders), partial(_exists, taken.holders))
             return
         except asyncpg.PostgresError as error:
             if len(group) == 1:
-                raise _refused(group[0], error) from error
+                _fail(group[0], _refused(group[0], error))
+                return
             log.warning(
                 "a request is refused by Postgres; its group is committed one by one", extra={"error": str(error)}
             )
             for request in group:
-                await self._commit_alone(request)
+                await self._commit([request])
             return
         self._metrics.accepted(len(rows), time.perf_counter() - began)
         for request in group:
             if not request.answer.done():
-                request.answer.set_result([_accepted(row.id, stored) for row in request.rows])
+                request.answer.set_result([_accepted(row, stored[row.id]) for row in request.rows])
         self._tell(rows, stored)
 
-    async def _commit_alone(self, request: _Request) -> None:
-        try:
-            await self._commit([request])
-        except InvalidTask as error:
-            if not request.answer.done():  # its caller may be gone
-                request.answer.set_exception(error)
+    async def _store(self, rows: Sequence[store.Row], keys: Mapping[UUID, keyed.Keys]) -> Mapping[UUID, Stored]:
+        if keys:
+            return await keyed.accept(self._connection, rows, keys)
+        with self._reserving(rows) as reserved:
+            lead = None if reserved is None else reserved.lead
+            stored = await store.accept(self._connection, rows, lead)
+            if reserved is not None:
+                reserved.stored = stored
+            return stored
 
-    async def _without_conflicts(self, group: list[_Request], clashing: frozenset[UUID]) -> None:
+    async def _without(
+        self, group: list[_Request], refused: Collection[UUID], error: Callable[[_Request, int], TacoqError]
+    ) -> None:
+        """Refuse the requests that have one of these tasks, and commit the others."""
         rest = []
         for request in group:
-            index = next((i for i, row in enumerate(request.rows) if row.id in clashing), None)
+            index = next((i for i, row in enumerate(request.rows) if row.id in refused), None)
             if index is None:
                 rest.append(request)
-            elif not request.answer.done():
-                request.answer.set_exception(_conflict(request, index))
+            else:
+                _fail(request, error(request, index))
         await self._commit(rest)
 
-    def _tell(self, rows: Sequence[store.Row], stored: dict[UUID, store.Stored]) -> None:
+    def _tell(self, rows: Sequence[store.Row], stored: Mapping[UUID, Stored]) -> None:
         lanes: set[Lane] = set()
         strays: set[str] = set()
         for row in rows:
-            state = stored[row.id].state
+            answer = stored[row.id]
+            if isinstance(answer, keyed.Answered) and answer.duplicate and not answer.replaced:
+                continue  # it says nothing of this row's lane
+            state = answer.state
             if state is TaskState.PENDING:
                 lanes.add(Lane(row.queue, row.kind, row.fairness_key, row.priority))
             elif state is TaskState.SCHEDULED:
@@ -260,57 +286,19 @@ class Accepter:
             self._on_lanes(lanes)
 
 
-def _accepted(id: UUID, stored: Mapping[UUID, store.Stored]) -> Accepted:
-    found = stored[id]
-    return Accepted(id, found.state, found.duplicate)
+def _fail(request: _Request, error: BaseException) -> None:
+    if not request.answer.done():  # its caller may be gone
+        request.answer.set_exception(error)
+
+
+def _accepted(row: store.Row, stored: Stored) -> Accepted:
+    if isinstance(stored, keyed.Answered):
+        return Accepted(stored.id, stored.state, stored.duplicate, stored.differs or UNSET)
+    return Accepted(row.id, stored.state, stored.duplicate)
 
 
 def _seconds_until(at: datetime | None, delay: float | None) -> float:
     return (at - datetime.now(UTC)).total_seconds() if at is not None else delay or 0.0
-
-
-def _problem(task: NewTask, payload: bytes, now: datetime) -> str | None:
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        return (
-            f"the payload of task {task.id} has {len(payload):,} bytes, the limit is {MAX_PAYLOAD_BYTES:,}: "
-            "store the data elsewhere and send a reference"
-        )
-    if task.delay is not None and task.run_at is not None:
-        return f"task {task.id} has a delay and a run_at: give one of them"
-    if task.expires_in is not None and task.expires_at is not None:
-        return f"task {task.id} has expires_in and expires_at: give one of them"
-    if not (_has_utc(task.run_at) and _has_utc(task.expires_at)):
-        return f"task {task.id} has a run_at or expires_at that is outside the years 1 to 9999 in UTC"
-    due = task.run_at or now + timedelta(seconds=task.delay or 0.0)
-    deadline = task.expires_at or (None if task.expires_in is None else now + timedelta(seconds=task.expires_in))
-    if deadline is not None and task.run_at is not None and deadline <= due:
-        return f"task {task.id} would expire before it is due: its deadline is {deadline}, its run_at {due}"
-    return id_problem(task.id, now)
-
-
-def _has_utc(moment: datetime | None) -> bool:
-    try:
-        return moment is None or moment.astimezone(UTC) is not None
-    except OverflowError:
-        return False
-
-
-def fingerprint(task: NewTask, payload: bytes) -> bytes:
-    """Return 16 bytes that tell what was asked for, to the letter; the trace it was asked in does not count."""
-    asked = (
-        task.kind,
-        task.queue,
-        task.priority,
-        task.fairness_key,
-        task.delay,
-        task.run_at,
-        task.expires_in,
-        task.expires_at,
-        task.max_attempts,
-        task.timeout,
-        payload,
-    )
-    return hashlib.blake2b(_encode(asked), digest_size=16).digest()
 
 
 def _refuse_repeated(rows: Sequence[store.Row]) -> None:
@@ -332,6 +320,30 @@ def _conflict(request: _Request, index: int) -> TaskConflict:
     )
 
 
+def _exists(holders: Mapping[UUID, UUID], request: _Request, index: int) -> TaskExists:
+    id = request.rows[index].id
+    holder = holders[id]
+    where = "stands beside it" if any(row.id == holder for row in request.rows) else "is live"
+    return TaskExists(
+        f"task {id} is rejected, as on_conflict has it: task {holder}, which has the same unique key, {where}",
+        task_id=holder,
+        index=index,
+    )
+
+
+def _rejected(group: Sequence[_Request], holders: Mapping[UUID, UUID]) -> set[UUID]:
+    """Return those that are rejected for certain.
+
+    Not those whose key is held by a task of a request that is itself rejected: without it the key may be free.
+    """
+    place = {row.id: place for place, request in enumerate(group) for row in request.rows}
+    rejected = {place[id] for id in holders}
+    certain = {id for id, holder in holders.items() if place.get(holder) not in rejected - {place[id]}}
+    return certain or {next(iter(holders))}
+
+
 def _refused(request: _Request, error: asyncpg.PostgresError) -> InvalidTask:
     what = f"task {request.rows[0].id}" if len(request.rows) == 1 else f"a batch of {len(request.rows)} tasks"
-    return InvalidTask(f"Postgres refuses {what}: {error}")
+    refused = InvalidTask(f"Postgres refuses {what}: {error}")
+    refused.__cause__ = error
+    return refused

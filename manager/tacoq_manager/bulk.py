@@ -17,7 +17,7 @@ import msgspec
 
 from tacoq_manager.accept import Accepter
 from tacoq_manager.cancel import Canceller
-from tacoq_manager.resubmit import RETRYABLE, copy, retry_id
+from tacoq_manager.resubmit import RETRYABLE, copy, retry_id, unique_keys
 from tacoq_manager.store import bulk as store
 from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.bulk import Action, Meant
@@ -118,7 +118,7 @@ class Bulk:
             rows = [copy(old["id"], old, id=retry_id(old["id"], meant.as_of)) for old in ended]
             if not rows:
                 return 0, 0, None
-            accepted = await self._accepter.commit(rows)
+            accepted = await self._accepter.commit(rows, unique_keys(rows, ended))
         return sum(not answer.duplicate for answer in accepted), 0, ended[-1]["id"]
 
 

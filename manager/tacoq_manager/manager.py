@@ -48,7 +48,7 @@ from tacoq_manager.store.prompts import CHANNEL
 from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.unpublished import Unpublished
-from tacoq_manager.upkeep import partitions
+from tacoq_manager.upkeep import partitions, prune
 from tacoq_manager.upkeep.cron import CronStep
 from tacoq_manager.upkeep.deaf import STEP_SECONDS as DEAF_SECONDS
 from tacoq_manager.upkeep.deaf import Deafness
@@ -151,6 +151,7 @@ class Manager:
             database.accept,
             sessions,
             self.metrics,
+            retention=self.settings.retention,
             on_lanes=self.prompter.lanes,
             on_due=self.prompter.due,
             on_deadline=self.prompter.deadline,
@@ -233,6 +234,10 @@ class Manager:
         self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self._remind)))
         self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
         self._begin("deaf", run_every(DEAF_SECONDS, "deaf", self._while_leading(self.deafness.step)))
+        self._begin(
+            "prune",
+            run_every(prune.STEP_SECONDS, "prune", self._while_leading(partial(prune.step, self.database.upkeep))),
+        )
         self._begin("partitions", run_every(PARTITIONS_SECONDS, "partitions", self._while_leading(self._partitions)))
 
     async def stop(self) -> None:

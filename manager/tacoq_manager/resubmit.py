@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 from tacoq_manager.accept import Accepter
 from tacoq_manager.store.accept import Row
 from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.store.keyed import Keys
 from tacoq_manager.store.tasks import CONTENT
 from tacoq_protocol.errors import TacoqError, TaskNotFound
 from tacoq_protocol.http import Accepted
@@ -37,7 +39,8 @@ class NotRetryable(TacoqError):
 async def resubmit(accepter: Accepter, connection: HotConnection, task_id: UUID) -> Accepted:
     """Publish a copy with `retry_of` = `task_id`, due at once and without a deadline; history never changes.
 
-    Durable when it returns. Raises TaskNotFound, NotRetryable, DatabaseUnavailable.
+    A live task that has its unique key is the answer instead. Durable when it returns. Raises TaskNotFound,
+    NotRetryable, DatabaseUnavailable.
     """
     rows = await connection.fetch(_ENDED, task_id)
     if not rows:
@@ -45,8 +48,18 @@ async def resubmit(accepter: Accepter, connection: HotConnection, task_id: UUID)
     old = rows[0]
     if old["state"] not in RETRYABLE:
         raise NotRetryable(f"task {task_id} is {old['state']}: only a failed, cancelled or expired one can be retried")
-    (accepted,) = await accepter.commit([copy(task_id, old, id=new_task_id())])
+    row = copy(task_id, old, id=new_task_id())
+    (accepted,) = await accepter.commit([row], unique_keys([row], [old]))
     return accepted
+
+
+def unique_keys(rows: Sequence[Row], old: Sequence[Columns]) -> dict[UUID, Keys]:
+    """Return the keys of copies: the unique ones of the old tasks. An idempotency key stays with its first task."""
+    return {
+        row.id: Keys(unique=columns["unique_key"])
+        for row, columns in zip(rows, old, strict=True)
+        if columns["unique_key"] is not None
+    }
 
 
 def copy(task_id: UUID, old: Columns, *, id: UUID) -> Row:

@@ -3,6 +3,7 @@
     move              from                          to
     ───────────────   ───────────────────────────   ─────────────────────────────────────────────────────────
     promote           scheduled                     pending                              (store.schedule)
+    replace           scheduled, pending            scheduled, pending: no release open  (store.keyed)
     claim             pending                       queued, release + 1: opens it        (store.claim)
     start             queued                        running
     give_back         queued                        pending                              leaves the release open

@@ -4,6 +4,7 @@
     ├── ConfigurationError        a setting, a decorator or an option is wrong; nothing was started
     ├── InvalidTask               the manager refuses the task as it is (HTTP 422, 413); nothing was stored
     ├── TaskConflict              the id is known with other content (HTTP 409)
+    ├── TaskExists                a live task has the unique key, and the publish said "reject" (HTTP 409)
     ├── TaskNotFound              no task has this id (HTTP 404)
     ├── FilterRefused             a filter says too little, or fits too much to be found in time (HTTP 422)
     ├── TooManyMeant              a filter means more tasks than were expected (HTTP 409); nothing was done
@@ -52,6 +53,15 @@ class InvalidTask(TacoqError):
 
 class TaskConflict(TacoqError):
     """The task id is already known with other content."""
+
+    def __init__(self, message: str, *, task_id: UUID | None = None, index: int | None = None) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.index = index
+
+
+class TaskExists(TacoqError):
+    """A live task has the unique key of a publish with `on_conflict="reject"`. `task_id` is that task's."""
 
     def __init__(self, message: str, *, task_id: UUID | None = None, index: int | None = None) -> None:
         super().__init__(message)

@@ -7,7 +7,7 @@ Field limits are those of the columns; a violation names its place, as in `$.tas
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -27,6 +27,9 @@ MAX_WAIT_TASKS = 20_000
 KIND_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,199}$(?!\n)"
 QUEUE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$(?!\n)"
 FAIRNESS_KEY_PATTERN = r"^[^\x00-\x1f]{0,200}$(?!\n)"
+IDEMPOTENCY_KEY_PATTERN = r"^[^\x00-\x1f]{1,255}$(?!\n)"
+IDEMPOTENCY_WINDOW_SECONDS = 24 * 3600.0  # unless the publisher gives another
+MAX_UNIQUE_FIELDS = 20
 
 SCHEDULE_PATTERN = KIND_PATTERN  # a schedule that came from code has the name of its kind
 
@@ -34,6 +37,10 @@ KindName = Annotated[str, Meta(pattern=KIND_PATTERN)]
 QueueName = Annotated[str, Meta(pattern=QUEUE_PATTERN)]
 Seconds = Annotated[float, Meta(ge=0, le=10 * 366 * 86400)]
 FairnessKey = Annotated[str, Meta(pattern=FAIRNESS_KEY_PATTERN)]
+IdempotencyKey = Annotated[str, Meta(pattern=IDEMPOTENCY_KEY_PATTERN)]
+FieldName = Annotated[str, Meta(min_length=1, max_length=200)]
+FieldNames = Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=MAX_UNIQUE_FIELDS)]
+OnConflict = Literal["return", "replace", "reject"]
 TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
 
@@ -44,6 +51,10 @@ class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     counted from the accept on the database's clock; `run_at` and `expires_at` are moments with an offset. Tasks of
     different `fairness_key` (a tenant, say) take turns within kind and priority.
     `max_attempts` and `timeout` (seconds for one run) go before the kind's own.
+
+    Within `idempotency_window` seconds all publishes of a kind with one `idempotency_key` are answered with the first
+    one's task, also when it has ended. `unique`: these fields of the payload (true: all of it) have one live task in a
+    kind; `on_conflict` says what a publish that meets it does: return it, replace it while it waits, or reject.
     """
 
     id: UUID
@@ -58,6 +69,10 @@ class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None
     max_attempts: Annotated[int, Meta(ge=1, le=1_000)] | None = None
     timeout: Annotated[float, Meta(gt=0, le=366 * 86400)] | None = None
+    idempotency_key: IdempotencyKey | None = None
+    idempotency_window: Annotated[float, Meta(gt=0, le=10 * 366 * 86400)] | None = None
+    unique: bool | FieldNames = False
+    on_conflict: OnConflict = "return"
     traceparent: TraceParent | None = None
     tracestate: Annotated[str, Meta(max_length=512)] | None = None
 
@@ -71,12 +86,14 @@ class NewTaskBatch(Struct, forbid_unknown_fields=True):
 class Accepted(Struct):
     """What the manager has committed for one task.
 
-    `duplicate`: the same task was accepted before; `state` is its state.
+    `duplicate`: the same task was accepted before, or a key that was given with it has one; `id` and `state` are that
+    task's. `differs`: the payload that the idempotency key came with first was another one.
     """
 
     id: UUID
     state: TaskState
     duplicate: bool = False
+    differs: bool | UnsetType = UNSET
 
 
 class AcceptedBatch(Struct):
@@ -247,6 +264,9 @@ class View(BaseModel):
     """Base of the views that are not on the hot path."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)  # a newer manager may say more
+
+
+TASK_EXISTS = "urn:tacoq:task-exists"  # a problem's type: `task_id` is the live task that has the unique key
 
 
 class Problem(View):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tacoq_protocol.calls import TaskCall
-from tacoq_protocol.errors import InvalidTask, ManagerUnavailable, TacoqError, TaskConflict
+from tacoq_protocol.errors import InvalidTask, ManagerUnavailable, TacoqError, TaskConflict, TaskExists
 from tacoq_protocol.http import MAX_BATCH_TASKS
 from tacoq_publisher.batching import MAX_REQUEST_BYTES
 from tacoq_publisher.errors import PublishInterrupted
@@ -45,11 +45,15 @@ class Bulk:
         """Take an item; True when a request is full. Raises InvalidTask with the item's index."""
         index = len(self._handles)
         call = item if isinstance(item, TaskCall) else untyped_call(*_pair(item, index), index=index)
-        prepared = prepare(call, self._fields, index=index)
+        prepared = prepare(call, self._fields_of(index), index=index)
         self._handles.append(self._handle(prepared))
         self._next.append(prepared.body)
         self._next_bytes += len(prepared.body)
         return len(self._next) >= MAX_BATCH_TASKS or self._next_bytes >= MAX_REQUEST_BYTES
+
+    def _fields_of(self, index: int) -> NewTaskFields:
+        key = self._fields.get("idempotency_key")
+        return self._fields if key is None else {**self._fields, "idempotency_key": f"{key}[{index}]"}
 
     async def send(self) -> None:
         """Send what was added.
@@ -92,7 +96,9 @@ class Bulk:
                 status=error.status,
             ) from error
         if not isinstance(answer, Refusal):
-            self._accepted += len(tasks)
+            for accepted in answer:
+                self._handles[self._accepted].answered(accepted)
+                self._accepted += 1
         elif answer.index is None:  # too large for something on the way
             half = len(tasks) // 2
             await self._accept(tasks[:half])
@@ -108,6 +114,8 @@ def _of_item(error: TacoqError, index: int) -> TacoqError:
             return InvalidTask(str(error), index=index)
         case TaskConflict():
             return TaskConflict(str(error), task_id=error.task_id, index=index)
+        case TaskExists():
+            return TaskExists(str(error), task_id=error.task_id, index=index)
         case _:
             return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Generic, NoReturn, TypeVar
 from uuid import UUID
@@ -18,7 +19,7 @@ from tacoq_protocol.errors import (
     TaskNotFound,
     WaitTimeout,
 )
-from tacoq_protocol.http import TaskView
+from tacoq_protocol.http import Accepted, TaskView
 from tacoq_protocol.states import TaskState
 from tacoq_protocol.why import Why
 from tacoq_publisher.manager import Manager, WaitLine
@@ -26,21 +27,25 @@ from tacoq_publisher.waiting import Waits
 
 R = TypeVar("R")
 
+log = logging.getLogger("tacoq.publisher")
+
 
 class TaskHandle(Generic[R]):
     """A task, and what can be asked of it. `R` is its handler's return type.
 
     It works while the publisher it comes from is open. To take it elsewhere, take `handle.id`, and make
-    another one with `publisher.handle(id)`. `kind` is None where only the id was known.
+    another one with `publisher.handle(id)`. `kind` is None where only the id was known. `duplicate`: the publish made
+    no task of its own, because a key that it gave had one: this.
     """
 
-    __slots__ = ("_decode", "_final", "_manager", "_waits", "id", "kind")
+    __slots__ = ("_decode", "_final", "_manager", "_waits", "duplicate", "id", "kind")
 
     def __init__(
         self, task_id: UUID, kind: str | None, decode: Callable[[bytes], R], manager: Manager, waits: Waits
     ) -> None:
         self.id = task_id
         self.kind = kind
+        self.duplicate = False
         self._decode = decode
         self._manager = manager
         self._waits = waits
@@ -109,6 +114,16 @@ class TaskHandle(Generic[R]):
         """
         cancelled = await self._manager.cancel(self.id)
         return await self.state() if cancelled is None else cancelled.state
+
+    def answered(self, accepted: Accepted) -> None:
+        """Be the handle of the task that the publish was answered with."""
+        if accepted.id != self.id:
+            self.id, self.duplicate = accepted.id, True
+        if accepted.differs is True:
+            log.warning(
+                "idempotency key was used for another payload; its first task stands",
+                extra={"kind": self.kind, "task_id": self.id},
+            )
 
     @property
     def ended(self) -> bool:

@@ -25,11 +25,13 @@ from tacoq_protocol.errors import (
     ScheduleNotFound,
     TacoqError,
     TaskConflict,
+    TaskExists,
     TaskNotFound,
     TooManyMeant,
     WorkerNotFound,
 )
 from tacoq_protocol.http import (
+    TASK_EXISTS,
     Accepted,
     AcceptedBatch,
     BulkCount,
@@ -316,6 +318,8 @@ class Manager:
             index = 0
         if index is not None and not 0 <= index < count:
             raise self._malformed(answer, action, f"index {index} of {count} tasks")
+        if answer.status == 409 and problem is not None and problem.type == TASK_EXISTS:
+            return Refusal(index, TaskExists(text, task_id=problem.task_id))
         if answer.status == 409:
             return Refusal(index, TaskConflict(text, task_id=problem.task_id if problem else None))
         return Refusal(index, InvalidTask(text))

@@ -8,10 +8,10 @@ is not would spoil the request it shares with others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Generic, TypedDict, TypeVar
+from typing import Any, Final, Generic, TypedDict, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
@@ -20,7 +20,16 @@ from pydantic_core import PydanticSerializationError, to_json
 from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.durations import Duration, parse_duration
 from tacoq_protocol.errors import ConfigurationError, InvalidTask
-from tacoq_protocol.http import FAIRNESS_KEY_PATTERN, KIND_PATTERN, MAX_PAYLOAD_BYTES, QUEUE_PATTERN, NewTask
+from tacoq_protocol.http import (
+    FAIRNESS_KEY_PATTERN,
+    IDEMPOTENCY_KEY_PATTERN,
+    KIND_PATTERN,
+    MAX_PAYLOAD_BYTES,
+    MAX_UNIQUE_FIELDS,
+    QUEUE_PATTERN,
+    NewTask,
+    OnConflict,
+)
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.trace import current_trace
 
@@ -29,6 +38,7 @@ R = TypeVar("R")
 _KIND: Final = re.compile(KIND_PATTERN)
 _QUEUE: Final = re.compile(QUEUE_PATTERN)
 _FAIRNESS_KEY: Final = re.compile(FAIRNESS_KEY_PATTERN)
+_IDEMPOTENCY_KEY: Final = re.compile(IDEMPOTENCY_KEY_PATTERN)
 _encoder: Final = msgspec.json.Encoder()
 _json: Final = msgspec.json.Decoder(msgspec.Raw)
 
@@ -41,6 +51,12 @@ class TaskOptions(TypedDict, total=False):
     and priority, so that one with many tasks does not hold up the others. `delay` counts from the accept,
     `run_at` (aware) is the moment itself: at most one of them. `expires`: a task not started by then ends as
     expired; a duration counts from the accept. `max_attempts` and `timeout` (of one run) go before the kind's own.
+
+    `idempotency_key`: for `idempotency_window` (24 hours) every publish of the kind with it gets the handle of the
+    first one's task, also when that has ended; the items of `publish_many` have it with their index, `import-7[0]`.
+    `unique`: these fields of the payload (True: all of it) have one live task in a kind. `on_conflict`: a publish that
+    meets it gets its handle ("return"), gives it the new payload and options while it waits ("replace"), or raises
+    TaskExists ("reject").
     """
 
     queue: str | None
@@ -51,6 +67,10 @@ class TaskOptions(TypedDict, total=False):
     expires: Duration | datetime | None
     max_attempts: int | None
     timeout: Duration | None
+    idempotency_key: str | None
+    idempotency_window: Duration | None
+    unique: bool | Sequence[str]
+    on_conflict: OnConflict
 
 
 class NewTaskFields(TypedDict, total=False):
@@ -65,6 +85,10 @@ class NewTaskFields(TypedDict, total=False):
     expires_at: datetime | None
     max_attempts: int | None
     timeout: float | None
+    idempotency_key: str
+    idempotency_window: float
+    unique: bool | tuple[str, ...]
+    on_conflict: OnConflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +111,10 @@ def publish_options(
     expires: Duration | datetime | None = None,
     max_attempts: int | None = None,
     timeout: Duration | None = None,
+    idempotency_key: str | None = None,
+    idempotency_window: Duration | None = None,
+    unique: bool | Sequence[str] = False,
+    on_conflict: OnConflict = "return",
 ) -> NewTaskFields:
     """Check the options of a publish. Raises ConfigurationError, naming the option; TypeError for an unknown one."""
     fields = NewTaskFields()
@@ -114,7 +142,51 @@ def publish_options(
         fields["max_attempts"] = _whole(max_attempts, name="max_attempts", least=1, most=1_000)
     if timeout is not None:
         fields["timeout"] = _positive(timeout, name="timeout")
+    _add_keys(fields, idempotency_key, idempotency_window, unique, on_conflict)
     return fields
+
+
+def _add_keys(
+    fields: NewTaskFields,
+    idempotency_key: str | None,
+    idempotency_window: Duration | None,
+    unique: bool | Sequence[str],
+    on_conflict: OnConflict,
+) -> None:
+    if idempotency_key is not None:
+        if not _matches(_IDEMPOTENCY_KEY, idempotency_key):
+            raise ConfigurationError(
+                f"idempotency_key = {idempotency_key!r} is none: text of 1 to 255 printed characters"
+            )
+        fields["idempotency_key"] = idempotency_key
+    if idempotency_window is not None:
+        if idempotency_key is None:
+            raise ConfigurationError("idempotency_window is given without an idempotency_key")
+        fields["idempotency_window"] = _positive(idempotency_window, name="idempotency_window")
+    if unique is not False:
+        fields["unique"] = _fields(unique)
+    if on_conflict not in get_args(OnConflict):
+        raise ConfigurationError(f"on_conflict = {on_conflict!r} is none of {', '.join(get_args(OnConflict))}")
+    if on_conflict != "return":
+        if unique is False:
+            raise ConfigurationError(f"on_conflict = {on_conflict!r} needs to know what is unique: give unique, too")
+        fields["on_conflict"] = on_conflict
+
+
+def _fields(unique: object) -> bool | tuple[str, ...]:
+    if unique is True:
+        return True
+    if (
+        not isinstance(unique, Sequence)
+        or isinstance(unique, str)
+        or not 1 <= len(unique) <= MAX_UNIQUE_FIELDS
+        or not all(isinstance(name, str) and name for name in unique)
+    ):
+        raise ConfigurationError(
+            f"unique = {unique!r} is neither True nor names of payload fields: give them as in ('doc', 'lang'), "
+            f"at most {MAX_UNIQUE_FIELDS}"
+        )
+    return tuple(unique)
 
 
 def prepare(

@@ -132,8 +132,8 @@ class Publisher:
         can look, or publish it again without harm.
 
         Raises ConfigurationError for a wrong option, InvalidTask for a wrong kind or payload, TaskConflict
-        when `task_id` is taken by another task, ManagerUnavailable when the manager was away for too long: it
-        may be accepted all the same.
+        when `task_id` is taken by another task, TaskExists when `on_conflict` is "reject" and the unique key has a
+        task, ManagerUnavailable when the manager was away for too long: it may be accepted all the same.
         """
         core = self._here()
         fields = publish_options(**options)
@@ -143,8 +143,9 @@ class Publisher:
         else:
             call = untyped_call(call, payload)
         prepared = prepare(call, fields, task_id=task_id)
-        await core.batcher.publish(prepared.body)
-        return _handle(core, prepared)
+        handle = _handle(core, prepared)
+        handle.answered(await core.batcher.publish(prepared.body))
+        return handle
 
     @overload
     async def publish_many(

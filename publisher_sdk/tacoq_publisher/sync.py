@@ -120,6 +120,10 @@ class SyncTaskHandle(Generic[R]):
     def kind(self) -> str | None:
         return self._handle.kind
 
+    @property
+    def duplicate(self) -> bool:
+        return self._handle.duplicate
+
     def state(self) -> TaskState:
         """Ask for the state now."""
         return self._publisher.run(self._handle.state())

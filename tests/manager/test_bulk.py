@@ -251,9 +251,9 @@ async def test_payloads_are_read_in_parts(served: Served, monkeypatch: pytest.Mo
     batches = []
     commit = served.manager.accepter.commit
 
-    async def watched(rows: list[Any]) -> Any:
+    async def watched(rows: list[Any], keys: Any) -> Any:
         batches.append(sum(len(row.payload) for row in rows))
-        return await commit(rows)
+        return await commit(rows, keys)
 
     monkeypatch.setattr(served.manager.accepter, "commit", watched)
     assert (await all_pages(served, "retry", {"kind": "add"}, most=8))["done"] == 8

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET
 
 from tacoq_protocol.http import (
     MAX_BODY_BYTES,
@@ -69,12 +70,16 @@ class Seen:
 
 @dataclass(eq=False)
 class ScriptedManager:
-    """`accepted` is in the order of accept. `finish_at_once`: every task completes, its payload is the result."""
+    """`accepted` is in the order of accept, `keys` has the first task of each idempotency key.
+
+    `finish_at_once`: every task completes, its payload is the result.
+    """
 
     finish_at_once: bool = False
     seen: list[Seen] = field(default_factory=list)
     accepted: dict[UUID, NewTask] = field(default_factory=dict)
     views: dict[UUID, TaskView] = field(default_factory=dict)
+    keys: dict[str, NewTask] = field(default_factory=dict)
     open_streams: int = 0
     stream_seconds: float | None = None  # end wait streams after that, whatever was asked
     url: str = ""
@@ -201,10 +206,12 @@ class ScriptedManager:
                 return problem(409, f"task {task.id} is known with other content", index=index, task_id=task.id)
         answers = []
         for task in tasks:
-            duplicate = task.id in self.accepted
+            first = self.keys.setdefault(task.idempotency_key, task) if task.idempotency_key else task
+            duplicate = first.id in self.accepted
             if not duplicate:
                 self.add(task)
-            answers.append(Accepted(task.id, self.views[task.id].state, duplicate))
+            differs = bytes(first.payload) != bytes(task.payload)
+            answers.append(Accepted(first.id, self.views[first.id].state, duplicate, differs or UNSET))
         return answer(AcceptedBatch(answers), 201)
 
     async def _wait(self, request: web.Request) -> web.StreamResponse:

@@ -64,6 +64,15 @@ def says(body: bytes, status: int = 200, **headers: str) -> Step:
     return step
 
 
+def refuses(status: int, detail: str, **more: Any) -> Step:
+    """Answer with a problem, and do nothing."""
+
+    async def step(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return problem(status, detail, **more)
+
+    return step
+
+
 def held(until: asyncio.Event, *, then: Step | None = None) -> Step:
     """When `until` is set, do and answer what was asked, or do `then`."""
 

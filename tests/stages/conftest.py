@@ -10,8 +10,10 @@ import pytest
 import pytest_asyncio
 
 from tacoq_manager.settings import Settings
+from tacoq_manager.store.engine import Database
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
+from tests.stages.doors import Door
 from tests.stages.floor import Floor, standing
 
 
@@ -48,3 +50,18 @@ async def lock(database: str) -> AsyncIterator[Any]:
     await transaction.start()
     yield connection
     await connection.close()
+
+
+@pytest_asyncio.fixture
+async def door(database: str) -> AsyncIterator[Door]:
+    store = Database(database)
+    yield Door(store)
+    await store.close()
+
+
+@pytest_asyncio.fixture
+async def other_door(database: str) -> AsyncIterator[Door]:
+    """That of another manager, on the same database."""
+    store = Database(database)
+    yield Door(store)
+    await store.close()

@@ -15,10 +15,11 @@ import pytest
 import pytest_asyncio
 
 from tacoq_manager import transitions as moves
-from tacoq_manager.store import accept, cancel, claim, leader, rescue, schedule, settle
+from tacoq_manager.store import accept, cancel, claim, keyed, leader, rescue, schedule, settle
 from tacoq_manager.store.claim import Flow, Lane, Take
 from tacoq_manager.store.engine import HOT_SETTINGS, HotConnection
 from tacoq_manager.store.functions import ACCEPT_FUNCTION
+from tacoq_manager.store.keyed_function import ACCEPT_KEYED_FUNCTION
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import Completed
 from tests.support.databases import Databases
@@ -95,7 +96,7 @@ async def full(databases: Databases) -> AsyncIterator[str]:
 @pytest.fixture
 async def counting(full: str) -> AsyncIterator[Counting]:
     connection = await asyncpg.connect(full, server_settings=HOT_SETTINGS)
-    await connection.execute(ACCEPT_FUNCTION)
+    await connection.execute(f"{ACCEPT_FUNCTION};{ACCEPT_KEYED_FUNCTION}")
     await connection.execute("BEGIN")
     yield Counting(connection)
     await connection.close()
@@ -187,6 +188,24 @@ async def test_accept_beside_a_million_looks_at_what_it_stores(counting: Countin
     stored = await accept.accept(counting, sorted(rows, key=lambda row: row.id))
     assert {row.state for row in stored.values()} == {"pending"}
     assert_few(await counting.touched(before), found=100)
+
+
+async def test_accept_with_keys_beside_a_million_looks_at_what_it_stores_or_meets(counting: Counting) -> None:
+    for twice in range(2):
+        before = await counting.blocks()
+        rows = [
+            accept.Row(
+                new_task_id(), "k", "q", 0, "", b"1", b"", None, None, None, None, None, None, None, None, None, True
+            )
+            for _ in range(100)
+        ]
+        keys = {
+            row.id: keyed.Keys(b"unique %d" % place, "replace", f"key {place} {twice}", 60.0, b"")
+            for place, row in enumerate(rows)
+        }
+        answers = await keyed.accept(counting, rows, keys)
+        assert [answer.replaced for answer in answers.values()] == [bool(twice)] * 100
+        assert_few(await counting.touched(before), found=2 * 100)  # a task, and a row for each key
 
 
 async def test_settle_beside_a_million_looks_at_what_it_moves(counting: Counting) -> None:

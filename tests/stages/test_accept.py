@@ -3,74 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import msgspec
 import pytest
 
 from tacoq_manager import transitions as moves
-from tacoq_manager.accept import Accepter
-from tacoq_manager.metrics import Metrics
-from tacoq_manager.sessions import Sessions
 from tacoq_manager.store import claim, leader, settle
 from tacoq_manager.store.claim import Lane
-from tacoq_manager.store.engine import Database
 from tacoq_protocol.errors import InvalidTask, TaskConflict
 from tacoq_protocol.http import MAX_PAYLOAD_BYTES, Accepted, NewTask
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import Completed
 from tacoq_protocol.states import TaskState
-
-
-class Door:
-    """An accepter whose groups are committed when the test says so."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.lanes: list[set[Lane]] = []
-        self.due: list[float] = []
-        self.accepter = Accepter(
-            database.accept,
-            Sessions(),
-            Metrics(),
-            on_lanes=self.lanes.append,
-            on_due=self.due.append,
-            on_deadline=lambda _: None,
-            on_strays=lambda _: None,
-            reserving=lambda _: nullcontext(),
-        )
-
-    async def answers(self, *requests: list[NewTask]) -> list[Any]:
-        """Put all requests in at once, commit until all are answered; errors are answers."""
-        waiting = [asyncio.ensure_future(self.accepter.accept(tasks)) for tasks in requests]
-        await asyncio.sleep(0)
-        while not all(task.done() for task in waiting):
-            await self.accepter.step()
-            await asyncio.sleep(0)
-        return await asyncio.gather(*waiting, return_exceptions=True)
-
-    async def accept(self, *tasks: NewTask) -> list[Accepted]:
-        (answer,) = await self.answers(list(tasks))
-        if isinstance(answer, BaseException):
-            raise answer
-        accepted: list[Accepted] = answer
-        return accepted
-
-
-@pytest.fixture
-async def door(database: str) -> AsyncIterator[Door]:
-    store = Database(database)
-    yield Door(store)
-    await store.close()
-
-
-def task(id: UUID | None = None, payload: bytes = b"1", **options: Any) -> NewTask:
-    return NewTask(id=id or new_task_id(), kind="k", payload=msgspec.Raw(payload), **options)
+from tests.stages.doors import Door, task
 
 
 async def stored(database: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tacoq_manager.store import cancel, claim, leader, reroute, rescue, schedule, schedules, settle, why
+from tacoq_manager.store import cancel, claim, leader, prune, reroute, rescue, schedule, schedules, settle, why
 from tacoq_manager.store.engine import HOT_SETTINGS
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.why import MOST_AHEAD
@@ -36,6 +36,7 @@ STATEMENTS = {
     "why": (why._FACTS, 1),
     "place in line": (why._AHEAD, 7),
     "last chance out": (why._LAST_CHANCE_OUT, 1),
+    "prune": (prune._PRUNE, 1),
 }
 
 
@@ -88,6 +89,12 @@ async def test_schedules_move_on_by_their_names(connection: Connection) -> None:
     plan = await plan_of(connection, "schedules move on")
     (scan,) = [node for node in plan if node.get("Relation Name") == "schedules" and "Index Name" in node]
     assert (scan["Index Name"], "ANY" in scan["Index Cond"]) == ("schedules_pkey", True)
+
+
+async def test_keys_past_their_time_are_found_by_it(connection: Connection) -> None:
+    plan = await plan_of(connection, "prune")
+    scans = [node["Index Name"] for node in plan if "Index Name" in node]
+    assert scans == ["idempotency_expires", "idempotency_pkey", "absorbed_expires", "absorbed_pkey"]
 
 
 async def test_claim_takes_the_head_of_a_lane_without_sorting_it(connection: Connection) -> None:

@@ -24,11 +24,12 @@ from tacoq_protocol.errors import (
     ScheduleNotFound,
     TacoqError,
     TaskConflict,
+    TaskExists,
     TaskNotFound,
     TooManyMeant,
     WorkerNotFound,
 )
-from tacoq_protocol.http import Problem
+from tacoq_protocol.http import TASK_EXISTS, Problem
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER: Final = {"Retry-After": "1"}
@@ -52,17 +53,19 @@ def respond(
     status: HTTPStatus | int,
     detail: str,
     *,
+    type: str = "about:blank",
     index: int | None = None,
     pointer: str | None = None,
     task_id: UUID | None = None,
     schedule: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return a problem as an answer; its title is the status' phrase."""
+    """Return a problem as an answer; its title is the status' phrase, its type for programs where they need one."""
     status = HTTPStatus(status)
     if index is not None:
         detail = f"task {index} of the batch: {detail}{_REJECTED}"
     problem = Problem(
+        type=type,
         title=status.phrase,
         status=status,
         detail=detail,
@@ -86,6 +89,7 @@ def install(app: FastAPI) -> None:
     on(BadRequest, lambda e: respond(e.status, str(e), index=e.index, pointer=e.pointer))
     on(InvalidTask, lambda e: respond(422, str(e), index=e.index))
     on(TaskConflict, lambda e: respond(409, str(e), index=e.index, task_id=e.task_id))
+    on(TaskExists, lambda e: respond(409, str(e), type=TASK_EXISTS, index=e.index, task_id=e.task_id))
     on(TaskNotFound, lambda e: respond(404, str(e), task_id=e.task_id))
     on(InvalidSchedule, lambda e: respond(422, str(e), pointer=None if e.field is None else f"/{e.field}"))
     on(ScheduleConflict, lambda e: respond(409, str(e), schedule=e.schedule))

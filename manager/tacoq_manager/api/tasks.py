@@ -23,7 +23,7 @@ from tacoq_manager.api.within import manager_of, while_connected
 from tacoq_manager.manager import Manager
 from tacoq_manager.notify import Told
 from tacoq_manager.store import tasks as store
-from tacoq_protocol.errors import InvalidTask, TaskConflict, TaskNotFound
+from tacoq_protocol.errors import InvalidTask, TaskConflict, TaskExists, TaskNotFound
 from tacoq_protocol.http import (
     FAIRNESS_KEY_PATTERN,
     KIND_PATTERN,
@@ -50,15 +50,15 @@ _wait_request: Final = msgspec.json.Decoder(WaitRequest)
 
 
 async def publish(request: Request) -> Response:
-    """Accept one task: 201, or 200 when it was accepted before."""
+    """Accept one task: 201, or 200 when it was accepted before, or a key that it gives has a task."""
     task = await read(request, _new_task)
     _check_size(task)
     try:
         (accepted,) = await manager_of(request).accepter.accept([task])
-    except (InvalidTask, TaskConflict) as error:
+    except (InvalidTask, TaskConflict, TaskExists) as error:
         error.index = None  # there is no batch for the caller
         raise
-    return json_response(accepted, HTTPStatus.OK if accepted.duplicate else HTTPStatus.CREATED)
+    return _answer(accepted)
 
 
 async def publish_batch(request: Request) -> Response:
@@ -156,8 +156,11 @@ async def cancel(request: Request, task_id: UUID) -> Response:
 
 @router.post("/{task_id}/retry", status_code=201, response_class=Response, responses=answer(Accepted, 201))
 async def retry(request: Request, task_id: UUID) -> Response:
-    """Publish a task that failed, was cancelled or expired once more, as a new one with `retry_of`."""
-    return json_response(await manager_of(request).retry(task_id), HTTPStatus.CREATED)
+    """Publish a task that failed, was cancelled or expired once more, as a new one with `retry_of`.
+
+    200 when a live task has its unique key: it is the answer.
+    """
+    return _answer(await manager_of(request).retry(task_id))
 
 
 @router.get("/{task_id}/timeline")
@@ -170,6 +173,10 @@ async def timeline(request: Request, task_id: UUID) -> Timeline:
 async def why(request: Request, task_id: UUID) -> Why:
     """Why a task is where it is: one reason, and a sentence that says it."""
     return await manager_of(request).explainer.why(task_id)
+
+
+def _answer(accepted: Accepted) -> Response:
+    return json_response(accepted, HTTPStatus.OK if accepted.duplicate else HTTPStatus.CREATED)
 
 
 async def _ended(manager: Manager, task_id: UUID, seconds: float) -> Told | None:

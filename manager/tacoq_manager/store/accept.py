@@ -25,6 +25,8 @@ CROSS JOIN LATERAL (
     SELECT tasks.id FROM tasks WHERE tasks.id = wanted.id
     UNION ALL
     SELECT h.id FROM task_history AS h WHERE h.id = wanted.id
+    UNION ALL
+    SELECT a.id FROM absorbed AS a WHERE a.id = wanted.id
 ) AS t
 """
 
@@ -118,5 +120,5 @@ def _released(rows: Sequence[Row], lead: Lead | None) -> tuple[object, ...]:
 
 
 async def known(connection: HotConnection, ids: Sequence[UUID]) -> set[UUID]:
-    """Return those of `ids` that a task has, live or final. Raises DatabaseUnavailable."""
+    """Return those of `ids` that were accepted before. Raises DatabaseUnavailable."""
     return {row["id"] for row in await connection.fetch(_KNOWN, ids)}

@@ -66,7 +66,7 @@ head AS MATERIALIZED (
 UPDATE tasks
 SET state = 'queued', release = release + 1, queued_at = now(), session = NULL, started_at = NULL
 WHERE id = ANY (ARRAY(SELECT id FROM head WHERE before < {CLAIM_BYTES} ORDER BY id))
-  AND state NOT IN ('scheduled', 'queued', 'running')
+  AND state NOT IN ('scheduled', 'queued', 'running') AND queue = $7
 RETURNING id, release, kind, fairness_key, attempt, payload, created_at, timeout, expires_at, announced,
     traceparent, tracestate, priority, run_at, seq, queued_at, max_attempts
 """

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from tacoq_manager.store.functions import ACCEPT_FUNCTION
+from tacoq_manager.store.keyed_function import ACCEPT_KEYED_FUNCTION
 from tacoq_protocol.errors import TacoqError
 
 log = logging.getLogger("tacoq.store")
@@ -169,7 +170,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.accept = HotConnection(url, "accept", setup=ACCEPT_FUNCTION)
+        self.accept = HotConnection(url, "accept", setup=f"{ACCEPT_FUNCTION};{ACCEPT_KEYED_FUNCTION}")
         self.claim = HotConnection(url, "claim")
         self.settle = HotConnection(url, "settle")
         self.read = HotConnection(url, "read")

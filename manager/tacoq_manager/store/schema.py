@@ -57,6 +57,7 @@ def _task_columns() -> list[Column[object]]:
         Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
         Column("announced", Boolean, nullable=False, server_default=text("false")),  # next release alone, start first
         Column("retry_of", Uuid),
+        Column("unique_key", LargeBinary),  # of kind and payload fields: one live task has it
         Column("traceparent", Text),
         Column("tracestate", Text),
         Column("fingerprint", LargeBinary, nullable=False),  # of what was asked for: tells a resend from a conflict
@@ -97,6 +98,8 @@ Index(
     postgresql_where=text("expires_at IS NOT NULL AND state IN ('scheduled', 'pending')"),
 )
 
+Index("tasks_unique", tasks.c.unique_key, unique=True, postgresql_where=text("unique_key IS NOT NULL"))
+
 task_history = Table(
     "task_history",
     metadata,
@@ -125,6 +128,27 @@ attempts = Table(  # ended runs, but for first-time successes, whose row in task
     Column("error", JSON),
     postgresql_partition_by="RANGE (task_id)",
 )
+
+idempotency = Table(  # which task the first publish with a key was answered with; outlives the task
+    "idempotency",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+    Column("payload_digest", LargeBinary, nullable=False),
+    Column("expires_at", _moment, nullable=False),
+)
+Index("idempotency_expires", idempotency.c.expires_at)  # the prune step
+
+absorbed = Table(  # publishes that became no task of their own: sent again they get the same answer
+    "absorbed",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("task_id", Uuid, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("expires_at", _moment, nullable=False),
+)
+Index("absorbed_expires", absorbed.c.expires_at)  # the prune step
 
 PARTITIONED = {"task_history": "id", "attempts": "task_id"}
 

@@ -41,7 +41,7 @@ WITH r AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT id, seq, kind, queue, fairness_key, priority, tasks.state AS was, release, attempt, crashes,
             max_attempts, timeout, created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested,
-            announced, retry_of, traceparent, tracestate, fingerprint, payload,
+            announced, retry_of, unique_key, traceparent, tracestate, fingerprint, payload,
             -- A run that was counted when it was lost is not counted again when its late report comes.
             CASE WHEN u.costs_attempt AND NOT (tasks.state IN ('pending', 'queued') AND started_at IS NOT NULL)
                 THEN 1 ELSE 0 END AS cost
@@ -62,12 +62,12 @@ history AS (
     INSERT INTO task_history (
         id, seq, kind, queue, fairness_key, priority, state, release, attempt, crashes, max_attempts, timeout,
         created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested, announced, retry_of,
-        traceparent, tracestate, fingerprint, payload, finished_at, result, error
+        unique_key, traceparent, tracestate, fingerprint, payload, finished_at, result, error
     )
     SELECT id, seq, kind, queue, fairness_key, priority, state, release, attempt + cost,
         crashes + crash::int, max_attempts, timeout, created_at, run_at, expires_at, queued_at,
         coalesce(began_at, started_at), coalesce(by_session, session), cancel_requested, announced, retry_of,
-        traceparent, tracestate, fingerprint, payload, now(), CASE WHEN state = 'completed' THEN result END,
+        unique_key, traceparent, tracestate, fingerprint, payload, now(), CASE WHEN state = 'completed' THEN result END,
         CASE
             WHEN state = 'completed' THEN NULL
             WHEN state = 'cancelled' AND to_state IS DISTINCT FROM 'cancelled'

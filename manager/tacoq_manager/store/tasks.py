@@ -26,7 +26,8 @@ _SHARED: Final = (
 COLUMNS = ", ".join(_SHARED)
 # What was asked for: from this a task can be published again.
 CONTENT: Final = (
-    "kind, queue, priority, fairness_key, payload, fingerprint, max_attempts, timeout, traceparent, tracestate"
+    "kind, queue, priority, fairness_key, payload, fingerprint, max_attempts, timeout, unique_key, "
+    "traceparent, tracestate"
 )
 _nulls = ", ".join(["NULL"] * len(_SHARED))
 

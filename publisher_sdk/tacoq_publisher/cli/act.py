@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Unpack
+from typing import Unpack, get_args
 from uuid import UUID
 
 import click
 
 from tacoq_protocol.errors import TaskConflict
-from tacoq_protocol.http import Cancelled, TaskFilter
+from tacoq_protocol.http import Cancelled, OnConflict, TaskFilter
 from tacoq_protocol.states import TaskState
 from tacoq_publisher.cli import asking
 from tacoq_publisher.cli.asking import FilterOptions, ask, filter_of, filter_options, manager_options, print_json
@@ -33,6 +33,16 @@ from tacoq_publisher.publisher import Publisher
 @click.option("--expires", type=asking.duration_or_moment, help="Drop it when it has not started by then.")
 @click.option("--max-attempts", type=int, help="Runs at most.  [default: the kind's]")
 @click.option("--timeout", type=asking.duration, help="Longest time of one run.  [default: the kind's]")
+@click.option("--idempotency-key", help="Publish it once: the next one with this key gets the first one's task.")
+@click.option("--idempotency-window", type=asking.duration, help="How long the key is known.  [default: 24h]")
+@click.option("--unique", "unique_fields", metavar="FIELD", multiple=True, help="One live task of this in the payload.")
+@click.option("--unique-payload", is_flag=True, help="One live task of this payload.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(get_args(OnConflict)),
+    default="return",
+    help="When there is one.  [default: return]",
+)
 @click.option("--id", "task_id", type=asking.task_id, help="A UUIDv7 of your own, to publish it again without harm.")
 @click.option("--retry-for", type=asking.duration, default="30s", show_default=True, help="When the manager is away.")
 @manager_options
@@ -43,22 +53,28 @@ def publish(
     wait_timeout: timedelta | None,
     task_id: UUID | None,
     retry_for: timedelta,
+    unique_fields: tuple[str, ...],
+    unique_payload: bool,
     url: str | None,
     as_json: bool,
     **options: Unpack[TaskOptions],
 ) -> None:
     """Publish a task of KIND with the payload JSON (left out: null; -: from the standard input).
 
-    Prints the task's id, or with --wait its result. Durations are seconds, or like 90s, 10m, 1h30m.
+    Prints the task's id, or with --wait its result; where a key has a task already, those of that one. Durations are
+    seconds, or like 90s, 10m, 1h30m.
     """
     value = asking.json_value(payload)
+    if unique_fields and unique_payload:
+        raise click.UsageError("say what is unique with --unique or with --unique-payload, not both")
+    options["unique"] = unique_payload or unique_fields or False
 
     async def published() -> None:
         async with Publisher(url, retry_for=retry_for) as publisher:
             handle = await publisher.publish(kind, value, task_id=task_id, **options)
             if not wait and wait_timeout is None:
                 if as_json:
-                    print_json({"id": handle.id, "kind": kind})
+                    print_json({"id": handle.id, "kind": kind, "duplicate": handle.duplicate})
                 else:
                     click.echo(str(handle.id))
                 return

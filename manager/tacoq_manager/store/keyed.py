@@ -1,0 +1,82 @@
+"""Accept of tasks with keys: validated tasks in, one call and one transaction, the task that answers each out.
+
+Tasks are taken one after the other, because what a key says of one depends on what became of those before. Who looks
+at keys holds their locks until its commit, and locks are taken in one order, before any row: two managers cannot miss
+each other's tasks, nor wait for each other in a circle. The unique indexes would refuse what got through all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from tacoq_manager.store.accept import ContentConflict, Row
+from tacoq_manager.store.engine import HotConnection
+from tacoq_protocol.http import OnConflict
+from tacoq_protocol.states import TaskState
+
+_ACCEPT: Final = f"""
+SELECT sent, id, state, duplicate, replaced, differs
+FROM pg_temp.tacoq_accept_keyed({", ".join(f"${place}" for place in range(1, len(Row._fields) + 6))})
+"""
+
+
+class Keys(NamedTuple):
+    """What a task is compared by. `unique` is of its kind and fields; `digest` of its payload."""
+
+    unique: bytes | None = None
+    on_conflict: OnConflict = "return"
+    idempotency: str | None = None
+    window: float | None = None  # seconds
+    digest: bytes | None = None
+
+
+NO_KEYS: Final = Keys()
+
+
+class Answered(NamedTuple):
+    """The task that a publish is answered with, its own or one that was there, and that task's state.
+
+    `replaced`: it was there, and has what this publish asked for now. `differs`: the payload that its idempotency key
+    came with first was another one.
+    """
+
+    id: UUID
+    state: TaskState
+    duplicate: bool
+    replaced: bool
+    differs: bool
+
+
+class KeysTaken(Exception):
+    """Tasks to be rejected, by id, each with the live task that has its unique key; nothing of the call was stored."""
+
+    def __init__(self, holders: Mapping[UUID, UUID]) -> None:
+        super().__init__(f"{len(holders)} unique keys have a live task")
+        self.holders = holders
+
+
+async def accept(connection: HotConnection, rows: Sequence[Row], keys: Mapping[UUID, Keys]) -> dict[UUID, Answered]:
+    """Store `rows`, in their order, as their `keys` (by id) have it; say what answers each. Committed when it returns.
+
+    Ids that were answered before change nothing, whoever has their keys now. Raises ContentConflict, KeysTaken, or
+    asyncpg's error when a value is refused: nothing was stored. Raises DatabaseUnavailable: perhaps committed; the
+    same call again is safe.
+    """
+    keyed = [keys.get(row.id, NO_KEYS) for row in rows]
+    columns = [list(column) for column in (*zip(*rows, strict=True), *zip(*keyed, strict=True))]
+    try:
+        records = await connection.fetch(_ACCEPT, *columns)
+    except asyncpg.PostgresError as error:
+        match error.sqlstate:
+            case "TQ409":
+                raise ContentConflict(frozenset(UUID(id) for id in str(error.detail).split(","))) from error
+            case "TQ410":
+                pairs = (pair.split("=") for pair in str(error.detail).split(","))
+                raise KeysTaken({UUID(id): UUID(holder) for id, holder in pairs}) from error
+            case _:
+                raise
+    return {sent: Answered(id, TaskState(state), *rest) for sent, id, state, *rest in records}
