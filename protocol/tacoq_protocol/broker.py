@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tacoq_protocol.topology import Binding, Exchange, Queue
 
@@ -75,6 +75,13 @@ class Consumer:
     on_lost: Callable[[], None] | None = None
 
 
+class QueueCounts(NamedTuple):
+    """Messages ready in a queue, without those given to consumers, and who consumes it, all clients together."""
+
+    ready: int
+    consumers: int
+
+
 class Consuming(Protocol):
     """A consumer at work."""
 
@@ -87,6 +94,12 @@ class Consuming(Protocol):
 
         What is at hand, and what was on its way and came before this returned, can still be acked and is not counted in
         the new prefetch. At 0 nothing more comes until this is called again.
+        """
+
+    async def arrived(self) -> float | None:
+        """Return once all that the broker had given to it is here: since when, by `time.monotonic`, it consumes.
+
+        That is without a break in its connection. None when it does not consume.
         """
 
     async def stop(self) -> None:
@@ -146,6 +159,14 @@ class Broker(Protocol):
     async def message_count(self, queue: str) -> int | None:
         """Messages ready in a declared queue, without those given to consumers; None when no such queue exists.
 
+        Raises BrokerUnavailable when not connected.
+        """
+
+    async def counts(self, queue: str) -> QueueCounts | None:
+        """Messages and consumers of a declared queue, as they were at one moment; None when no such queue exists.
+
+        Of a quorum queue: one that is too busy to answer seems to have no consumer. A consumer that was stopped counts
+        while it has messages, one whose connection is silent until the broker takes it for dead and its messages back.
         Raises BrokerUnavailable when not connected.
         """
 

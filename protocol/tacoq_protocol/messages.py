@@ -236,7 +236,22 @@ class ManagerBeat(Struct, tag=True):
     manager: UUID
 
 
-Presence = Register | Heartbeat | Leave | Lost | Inventory | ManagerBeat
+class AskSettled(Struct, tag=True):
+    """A manager asks the others to answer with `HasSettled` once they have settled all reports they were given."""
+
+    manager: UUID
+    question: UUID
+
+
+class HasSettled(Struct, tag=True):
+    """Answer to `AskSettled`. `consumes_for`: seconds since it began to consume reports; None when it does not."""
+
+    manager: UUID
+    question: UUID
+    consumes_for: float | None
+
+
+Presence = Register | Heartbeat | Leave | Lost | Inventory | ManagerBeat | AskSettled | HasSettled
 
 
 class CancelRuns(Struct, tag=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -48,6 +49,7 @@ class Session:
         self._tags = 0
         self._tag = ""  # none while nothing is to come
         self.confirmed = False
+        self.since = 0.0  # monotonic, when it was confirmed
         self.accepting = True
         self._on_delivery = on_delivery
         self._acks = Acks()
@@ -69,6 +71,13 @@ class Session:
         tag, self._tag = self._tag, ""
         if tag:
             await call(self.channel.basic_cancel(tag))
+
+    async def arrived(self) -> None:
+        """Return when what the broker sent before is here: its answers come on the same channel. Raises as `consume`.
+
+        A prefetch is for consumers to come: to say it changes nothing.
+        """
+        await call(self.channel.basic_qos(prefetch_count=0))
 
     async def deliver(self, message: DeliveredMessage) -> None:
         """aiormq makes a task of each; they run in the order of arrival, for nothing here waits."""
@@ -178,6 +187,7 @@ class RabbitConsuming:
             self._session = None  # it never was: there is nothing to be told as lost
             session.end()
             raise
+        session.since = time.monotonic()
         session.confirmed = True
 
     async def consume_again(self, prefetch: int) -> None:
@@ -191,6 +201,17 @@ class RabbitConsuming:
                 await session.consume(prefetch)
             except (LinkLost, Refused):
                 self._redeclare()  # the channel is gone, perhaps because the queue is: the link opens both anew
+
+    async def arrived(self) -> float | None:
+        async with self._turn:
+            session = self._session
+            if session is None or not session.confirmed:
+                return None
+            try:
+                await session.arrived()
+            except (LinkLost, Refused):
+                return None
+            return session.since if self.active else None
 
     async def stop(self) -> None:
         async with self._turn:

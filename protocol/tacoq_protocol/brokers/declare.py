@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aiormq.abc import AbstractChannel, AbstractConnection
 
-from tacoq_protocol.broker import Declared
+from tacoq_protocol.broker import Declared, QueueCounts
 from tacoq_protocol.brokers.faults import Refused, call
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.topology import Binding, Exchange, Queue
@@ -55,8 +55,8 @@ async def declare_exclusive(channel: AbstractChannel, queue: Queue, bindings: Se
     return name
 
 
-async def count_ready(connection: AbstractConnection, queue: str) -> int | None:
-    """Messages ready in a queue; None when there is no such queue."""
+async def count(connection: AbstractConnection, queue: str) -> QueueCounts | None:
+    """Messages ready in a queue, and its consumers; None when there is no such queue."""
     channel = await open_channel(connection)
     try:
         found = await call(channel.queue_declare(queue, passive=True))
@@ -65,7 +65,7 @@ async def count_ready(connection: AbstractConnection, queue: str) -> int | None:
             return None
         raise
     await call(channel.close())
-    return found.message_count
+    return QueueCounts(found.message_count or 0, found.consumer_count or 0)
 
 
 async def purge_ready(connection: AbstractConnection, queue: str) -> int:

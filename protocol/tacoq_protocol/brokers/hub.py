@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from tacoq_protocol.broker import Declared, Outgoing
+from tacoq_protocol.broker import Declared, Outgoing, QueueCounts
 from tacoq_protocol.brokers.queues import MemoryExchange, MemoryQueue, News, Peer, Stored, Tap
 from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed
 from tacoq_protocol.topology import Binding, Queue
@@ -159,10 +159,13 @@ class MemoryHub:
                 return None
             return self._store(messages)
 
-    def message_count(self, queue: str) -> int | None:
+    def counts(self, queue: str) -> QueueCounts | None:
         with self._lock:
             found = self._queues.get(queue)
-            return None if found is None else len(found.ready)
+            if found is None:
+                return None
+            taps = [tap for peer in self._peers for tap in peer.taps if tap.queue is found]
+            return QueueCounts(len(found.ready), sum(tap in found.taps or bool(tap.unacked) for tap in taps))
 
     def purge(self, queue: str) -> int:
         """Delete the messages of a queue that no tap has; return how many they were."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing
+from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing, QueueCounts
 from tacoq_protocol.brokers.hub import MemoryHub
 from tacoq_protocol.brokers.queues import News, Peer, Stored, Tap
 from tacoq_protocol.brokers.wanted import Wanted
@@ -131,9 +132,13 @@ class MemoryBroker:
             raise Unroutable("no queue took a mandatory message: declare and bind its queue first")
 
     async def message_count(self, queue: str) -> int | None:
+        counts = await self.counts(queue)
+        return None if counts is None else counts.ready
+
+    async def counts(self, queue: str) -> QueueCounts | None:
         if not self.peer.connected:
             raise BrokerUnavailable(f"broker is not connected: {self._fault}")
-        return self.hub.message_count(queue)
+        return self.hub.counts(queue)
 
     async def purge(self, queue: str) -> int:
         if not self.peer.connected:
@@ -240,6 +245,7 @@ class _MemoryConsuming:
         self._prefetch = consumer.prefetch
         self._scheduled = False
         self._stopped = False
+        self._since = 0.0
         self.tap: Tap | None = None
 
     @property
@@ -249,6 +255,7 @@ class _MemoryConsuming:
     def open(self) -> None:
         wanted = self._consumer
         if not self._stopped and self.tap is None:
+            self._since = time.monotonic()
             self.tap = self._broker.hub.open_tap(
                 self._broker.peer,
                 wanted.queue,
@@ -267,6 +274,12 @@ class _MemoryConsuming:
                 pass  # what was on its way still arrives, and counts as at hand
             self._broker.hub.open_again(self.tap, prefetch)
         await asyncio.sleep(0)  # as over a network, others run before the answer is here
+
+    async def arrived(self) -> float | None:
+        while self._deliver():
+            pass
+        await asyncio.sleep(0)  # as over a network, others run before the answer is here
+        return self._since if self.active else None
 
     async def stop(self) -> None:
         if self._stopped:

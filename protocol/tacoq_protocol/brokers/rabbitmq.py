@@ -16,9 +16,9 @@ from aiormq.channel import Channel
 from aiormq.exceptions import PublishError
 from pamqp.commands import Basic
 
-from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing
+from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing, QueueCounts
 from tacoq_protocol.brokers.consuming import RabbitConsuming
-from tacoq_protocol.brokers.declare import count_ready, declare, open_channel, purge_ready
+from tacoq_protocol.brokers.declare import count, declare, open_channel, purge_ready
 from tacoq_protocol.brokers.faults import LinkLost, Refused
 from tacoq_protocol.brokers.supervisor import Link, is_blocked
 from tacoq_protocol.brokers.wanted import Wanted
@@ -128,7 +128,11 @@ class RabbitBroker:
             sent.add_done_callback(_look_at)
 
     async def message_count(self, queue: str) -> int | None:
-        return await self._ask(count_ready, queue)
+        counts = await self.counts(queue)
+        return None if counts is None else counts.ready
+
+    async def counts(self, queue: str) -> QueueCounts | None:
+        return await self._ask(count, queue)
 
     async def purge(self, queue: str) -> int:
         return await self._ask(purge_ready, queue)
