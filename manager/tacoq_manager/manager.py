@@ -29,9 +29,11 @@ from tacoq_manager.lanes import Lanes
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.news import News
 from tacoq_manager.notify import Waiters
+from tacoq_manager.outstanding import Outstanding
 from tacoq_manager.presence import Presence
 from tacoq_manager.prompts import Prompter
 from tacoq_manager.publish import ReleasePublisher
+from tacoq_manager.reroute import Rerouter
 from tacoq_manager.rescue import STEP_SECONDS as RESCUE_SECONDS
 from tacoq_manager.rescue import Rescuer
 from tacoq_manager.resubmit import resubmit
@@ -45,7 +47,6 @@ from tacoq_manager.store.claim import Flow, Lane
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.prompts import CHANNEL
-from tacoq_manager.store.reroute import reroute
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.unpublished import Unpublished
 from tacoq_manager.upkeep import partitions, prune
@@ -61,7 +62,7 @@ from tacoq_manager.upkeep.recount import Recount
 from tacoq_manager.upkeep.schedule import Schedule
 from tacoq_manager.upkeep.timers import DueTimer
 from tacoq_manager.why import Explainer
-from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, LinkState
+from tacoq_protocol.broker import Broker, Consumer, Declared, LinkState
 from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.http import Accepted, QueueView
 from tacoq_protocol.messages import Fence
@@ -92,9 +93,7 @@ class Manager:
             dead_letters=lambda: self.dead_letters.waiting if self.leader.epoch is not None else None,
         )
         self.broken = asyncio.Event()
-        self._reports: Consuming | None = None
         self._stages: list[asyncio.Task[None]] = []
-        self._routed: dict[str, set[str]] = {}  # kinds whose waiting tasks were looked for, by queue
         self._errands: set[asyncio.Task[Any]] = set()
 
     def _compose(self) -> None:
@@ -144,6 +143,7 @@ class Manager:
             on_deadline=lambda seconds: self.expiry.notice(seconds),
             on_missed=lambda: self._errand(self._look_for_lanes()),
         )
+        self.rerouter = Rerouter(upkeep, sessions, on_lanes=self.prompter.lanes, begin=self._errand)
         database.leader.listen(CHANNEL, self.prompter.hear)
         self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.prompter.lanes).step)
         self.expiry = DueTimer("expire", Expiry(upkeep, self.leader, self.settler).step)
@@ -155,7 +155,7 @@ class Manager:
             on_lanes=self.prompter.lanes,
             on_due=self.prompter.due,
             on_deadline=self.prompter.deadline,
-            on_strays=self._strayed,
+            on_strays=self.rerouter.strayed,
             reserving=self.direct.reserving,
         )
         self.cron = DueTimer("cron", CronStep(upkeep, self.leader, self.accepter, sessions).step)
@@ -167,6 +167,10 @@ class Manager:
             manager=self.id,
             on_change=self._sessions_changed,
             on_lost=self._session_lost,
+            on_manager=lambda message: self.outstanding.hear(message),
+        )
+        self.outstanding = Outstanding(
+            self.broker, self.topology, self.settler, manager=self.id, tell=self.presence.tell
         )
         self.canceller = Canceller(database, self.settler, self.presence)
         self.explainer = Explainer(
@@ -188,6 +192,7 @@ class Manager:
             sessions=sessions,
             presence=self.presence,
             settler=self.settler,
+            outstanding=self.outstanding,
             credit=self.credit,
             hold=self.dispatcher.hold,
         )
@@ -218,7 +223,7 @@ class Manager:
         await self.news.start()
         for loop in (*self.presence.loops, *self.waiters.loops, *self.news.loops):
             loop.add_done_callback(self._ended)
-        self._reports = await self.broker.consume(
+        self.outstanding.consuming = await self.broker.consume(
             Consumer(self.topology.reports_queue, self.settler.on_delivery, prefetch=PREFETCH_MESSAGES)
         )
         self._begin("accept", self.accepter.run())
@@ -246,8 +251,8 @@ class Manager:
             async with asyncio.timeout(FINISH_SECONDS):
                 await self.dispatcher.finish()
                 await self.direct.finish()
-        if self._reports is not None:
-            await self._reports.stop()
+        if self.outstanding.consuming is not None:
+            await self.outstanding.consuming.stop()
             with suppress(TimeoutError):
                 async with asyncio.timeout(5):
                     await self.settler.caught_up()
@@ -256,6 +261,7 @@ class Manager:
         await asyncio.gather(*self._stages, *self._errands, return_exceptions=True)
         self._stages.clear()
         await self.leader.give_up()
+        await self.outstanding.stop()
         await self.news.stop()
         await self.waiters.stop()
         await self.presence.stop()
@@ -359,26 +365,7 @@ class Manager:
 
     def _sessions_changed(self, queue: str) -> None:
         self.dispatcher.wake()
-        brought = self.sessions.kinds_of(queue) - self._routed.setdefault(queue, set())
-        kinds = [kind for kind in brought if self.sessions.queue_of_kind(kind) == queue]
-        if kinds:
-            self._routed[queue].update(kinds)
-            self._errand(self._reroute(queue, kinds))
-
-    def _strayed(self, kinds: set[str]) -> None:
-        for kind in kinds:
-            queue = self.sessions.queue_of_kind(kind)
-            if queue is not None:
-                self._errand(self._reroute(queue, [kind]))
-
-    async def _reroute(self, queue: str, kinds: list[str]) -> None:
-        """Workers brought kinds that nobody knew: tasks that were published before, without a queue, go to them."""
-        try:
-            async for lanes in reroute(self.database.upkeep, queue, kinds):
-                self.prompter.lanes(lanes)
-        except DatabaseUnavailable as error:
-            self._routed.setdefault(queue, set()).difference_update(kinds)  # the next change of sessions tries again
-            log.warning("tasks wait for their queue", extra={"queue": queue, "kinds": kinds, "error": str(error)})
+        self.rerouter.sessions_changed(queue)
 
     def _session_lost(self, session: UUID, queue: str, detail: str) -> None:
         self.dispatcher.wake()

@@ -21,8 +21,10 @@ from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Deliver
 from tacoq_protocol.errors import BrokerError, DecodeError
 from tacoq_protocol.messages import (
     AskHeld,
+    AskSettled,
     Control,
     Fence,
+    HasSettled,
     Heartbeat,
     Introduce,
     Inventory,
@@ -63,8 +65,11 @@ class Presence:
         manager: UUID,
         on_change: Callable[[str], None],
         on_lost: Callable[[UUID, str, str], None],
+        on_manager: Callable[[AskSettled | HasSettled], None],
     ) -> None:
-        """`on_change(queue)`: its slots or kinds changed. `on_lost(session, queue, detail)`: what it held is free."""
+        """`on_change(queue)`: its slots or kinds changed. `on_lost(session, queue, detail)`: what it held is free.
+        `on_manager`: a manager asked the others something, or answered.
+        """
         self._broker = broker
         self._topology = topology
         self._database = database
@@ -73,6 +78,7 @@ class Presence:
         self.registrar = Registrar(database)
         self._on_change = on_change
         self._on_lost = on_lost
+        self._on_manager = on_manager
         self._consuming: Consuming | None = None
         self._questions: dict[UUID, _Question] = {}
         self._strangers: set[str] = set()  # control keys to send `Introduce` to
@@ -135,8 +141,7 @@ class Presence:
         question = _Question(queue)
         key = uuid4()
         self._questions[key] = question
-        own = codec.encode(Inventory(self._manager, queue, key, []))
-        answer = Outgoing(self._topology.presence.name, "", codec.PRESENCE.name, own, mandatory=False)
+        answer = self._to_managers(Inventory(self._manager, queue, key, []))
         try:
             if not await self._publish([self._control(f"queue.{queue}", AskHeld(key)), answer]):
                 return None
@@ -163,9 +168,11 @@ class Presence:
 
     async def beat(self) -> bool:
         """Publish one beat of this manager; whether the broker took it."""
-        body = codec.encode(ManagerBeat(self._manager))
-        beat = Outgoing(self._topology.presence.name, "", codec.PRESENCE.name, body, mandatory=False)
-        return await self._publish([beat])
+        return await self.tell(ManagerBeat(self._manager))
+
+    async def tell(self, message: PresenceMessage) -> bool:
+        """Tell every manager, this one included; whether the broker took it."""
+        return await self._publish([self._to_managers(message)])
 
     def tick(self) -> int:
         """Find sessions whose lease ran out; return how many."""
@@ -210,6 +217,8 @@ class Presence:
                 if question is not None:
                     question.answers[message.session] = frozenset(message.held)
                     question.answered.set()
+            case AskSettled() | HasSettled():
+                self._on_manager(message)
             case Leave():
                 self._sessions.leave(message.session)
                 log.info("session left", extra={"session": message.session, "queue": message.queue})
@@ -285,6 +294,10 @@ class Presence:
     def _control(self, key: str, message: Control) -> Outgoing:
         name = self._topology.control.name
         return Outgoing(name, key, codec.CONTROL.name, codec.encode(message), mandatory=False)
+
+    def _to_managers(self, message: PresenceMessage) -> Outgoing:
+        name = self._topology.presence.name
+        return Outgoing(name, "", codec.PRESENCE.name, codec.encode(message), mandatory=False)
 
     async def _publish(self, messages: list[Outgoing]) -> bool:
         try:

@@ -12,10 +12,10 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
 from uuid import UUID
 
 from tacoq_manager.credit import Credit
+from tacoq_manager.outstanding import Outstanding
 from tacoq_manager.presence import Presence
 from tacoq_manager.sessions import LEASE_SECONDS, Sessions
 from tacoq_manager.settle import Settler
@@ -32,9 +32,6 @@ log = logging.getLogger("tacoq.rescue")
 
 STEP_SECONDS = 2.0
 INVENTORY_SECONDS = 2.0
-REPORTS_SECONDS = 5.0  # for what has arrived to be settled
-LOOKS_AT_REPORTS = 20
-LOOK_AGAIN_SECONDS = 0.05
 
 
 class Rescuer:
@@ -50,6 +47,7 @@ class Rescuer:
         sessions: Sessions,
         presence: Presence,
         settler: Settler,
+        outstanding: Outstanding,
         credit: Credit,
         hold: Callable[[str, bool], None],
     ) -> None:
@@ -61,6 +59,7 @@ class Rescuer:
         self._sessions = sessions
         self._presence = presence
         self._settler = settler
+        self._outstanding = outstanding
         self._credit = credit
         self._hold = hold
         self._held_back: set[str] = set()
@@ -76,7 +75,7 @@ class Rescuer:
     async def session_lost(self, session: UUID, queue: str, detail: str) -> int:
         """Free at once what a lost session has reported to run; return how many."""
         self.wake.set()  # what it had not begun was given to others, who may have handed it back before
-        if not await self._reports_are_settled():
+        if not await self._outstanding.none():
             return 0  # what it reported at its end counts; the next step finds the rest
         return await self._free(await store.of_session(self._connection, session, queue), detail, died=True)
 
@@ -115,7 +114,7 @@ class Rescuer:
         doubtful = [item for item in doubtful if item.fence not in listed]
         orphans = [item for item in doubtful if item.session in gone]
         freed = 0
-        if orphans and await self._reports_are_settled():
+        if orphans and await self._outstanding.none():
             freed = await self._free(orphans, "its worker stopped sending heartbeats", died=True)
         by_queue: dict[str, list[Doubtful]] = defaultdict(list)
         for item in doubtful:
@@ -149,7 +148,7 @@ class Rescuer:
             return []
         held = frozenset().union(*inventory.values())
         suspects = [item for item in suspects if item.fence not in held]
-        return suspects if suspects and await self._reports_are_settled() else []
+        return suspects if suspects and await self._outstanding.none() else []
 
     def _hold_back(self, queue: str) -> None:
         """Every other time: a queue that does not become empty is not to stand still."""
@@ -160,21 +159,6 @@ class Rescuer:
     def _let_go(self, keep: Collection[str]) -> None:
         for queue in [queue for queue in self._held_back if queue not in keep]:
             self._hold_back(queue)
-
-    async def _reports_are_settled(self) -> bool:
-        """True when all that workers had confirmed before this call is applied.
-
-        Who was found not to hold a release, or to be lost, may have reported its outcome just before.
-        """
-        for _ in range(LOOKS_AT_REPORTS):
-            if not await self._broker.message_count(self._topology.reports_queue.name):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(REPORTS_SECONDS):
-                        await self._settler.caught_up()
-                        return True
-                return False
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        return False
 
     def _gone(self, absent: set[UUID]) -> set[UUID]:
         """Of these sessions, that run something and are not live, return those that will not be heard any more.

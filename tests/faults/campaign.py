@@ -117,7 +117,7 @@ async def restart_broker(field: Field, random: Random) -> None:
 
 
 async def kill_broker(field: Field, random: Random) -> None:
-    await asyncio.sleep(max(0.0, field.began + QUORUM_SETTLES - time.monotonic()))
+    await asyncio.sleep(max(0.0, field.seats[0].began + QUORUM_SETTLES - time.monotonic()))
     await field.broker.kill()
     await asyncio.sleep(random.uniform(0.0, 3.0))
     await field.broker.start()

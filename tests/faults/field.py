@@ -1,6 +1,7 @@
 """Field: TacoQ as real processes on servers of its own, every part of which a test may break; each fault is counted.
 
-A manager and workers by name, as in `Cluster`; `broker` and `postgres` to break; proxies on the links a test names.
+Workers by name, as in `Cluster`; managers in their seats, one unless the test adds more; `broker` and `postgres` to
+break; proxies on the links a test names.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 
 from scripts.private_servers import PrivatePostgres, PrivateRabbit
+from scripts.probes import free_port
 from tacoq_protocol.topology import Topology
 from tacoq_worker import Worker
 from tests.faults.effects import EFFECTS_URL, Effects
+from tests.faults.seat import Seat
 from tests.faults.servers import PostgresUnderFault, RabbitUnderFault
 from tests.faults.struck import Struck
 from tests.support.cluster import Cluster
@@ -30,7 +33,6 @@ from tests.support.proxy import Proxy
 from tests.support.spawn import TACOQ, Spawned
 
 LEASE = 10.0
-SECONDS_TO_BEGIN = 30.0
 MOST_LOG = 20_000
 STEADY_AFTER = 4.0  # for a manager to start, and to hear itself
 HANDLERS = "tests.faults.handlers"
@@ -119,7 +121,7 @@ class Field(Cluster):
         super().__init__(database, rabbit.broker_url, namespace, handlers=HANDLERS)
         self.effects = effects
         self.struck = Struck()
-        self.began = 0.0  # when the manager was last started
+        self.seats = [Seat(self.port, self._manager_on, self.struck)]
         self.topology = Topology(namespace)
         self.broker = RabbitUnderFault(rabbit, self.struck, self.slots)
         self.postgres = PostgresUnderFault(postgres, self.struck, self.slots, database=database)
@@ -138,8 +140,7 @@ class Field(Cluster):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for group in self.groups:
-            group.thaw()
+        self._thaw_all()
         try:
             super().__exit__(kind, error, traceback)
         finally:
@@ -165,28 +166,51 @@ class Field(Cluster):
 
     async def presence_works(self) -> None:
         """Wait until the manager has heard presence for a lease: before that it takes nobody's silence for a loss."""
-        await asyncio.sleep(max(0.0, self.began + LEASE + STEADY_AFTER - time.monotonic()))
+        await asyncio.sleep(max(0.0, self.seats[0].began + LEASE + STEADY_AFTER - time.monotonic()))
 
     def begin_manager(self) -> Spawned:
         """Start the manager without waiting for it: servers may be away."""
+        self.manager = self.seats[0].begin()
+        return self.manager
+
+    async def begin_and_wait(self) -> None:
+        """Start the manager and wait until it accepts."""
+        await self.seats[0].begin_and_wait()
+        self.manager = self.seats[0].process
+
+    async def add_manager(self) -> Seat:
+        """Start another manager beside those that there are, and wait until it accepts."""
+        self.seats.append(Seat(free_port(), self._manager_on, self.struck))
+        await self.seats[-1].begin_and_wait()
+        return self.seats[-1]
+
+    async def leading(self, *, beside: Seat | None = None) -> Seat:
+        """Wait until a manager leads, another than that `beside`; return its seat."""
+
+        async def found() -> Seat | None:
+            rows = await self.rows("SELECT holder FROM leader WHERE expires_at > clock_timestamp()")
+            return next((seat for row in rows for seat in self.seats if seat.is_named(row["holder"])), None)
+
+        async def other() -> Seat | None:
+            seat = await found()
+            return None if seat is beside else seat
+
+        seat = await eventually(other, 60, what="a manager leads")
+        assert seat is not None
+        return seat
+
+    def _thaw_all(self) -> None:
+        for group in self.groups:
+            group.thaw()
+        for seat in self.seats:
+            seat.thaw()
+
+    def _manager_on(self, port: int) -> Spawned:
         env = {
             "TACOQ_BROKER_URL": self._through(Link.MANAGER_BROKER, self.broker.url),
             "TACOQ_DATABASE_URL": self._through(Link.MANAGER_POSTGRES, self.database),
         }
-        self.manager = self.spawn("manager", "--port", str(self.port), env=env, program=self.manager_program)
-        self.began = time.monotonic()
-        return self.manager
-
-    async def begin_and_wait(self) -> None:
-        """Start the manager and wait until it accepts; again when it ends, as it does while Postgres is away."""
-        while True:
-            manager = self.begin_manager()
-            deadline = time.monotonic() + SECONDS_TO_BEGIN
-            while manager.running and time.monotonic() < deadline:
-                if await self.ready():
-                    return
-                await asyncio.sleep(0.1)
-            manager.kill_all()
+        return self.spawn("manager", "--port", str(port), env=env, program=self.manager_program)
 
     async def up(self, *workers: str) -> list[Group]:
         """Start the manager and these workers, and wait until all have joined; return the workers."""
@@ -198,16 +222,11 @@ class Field(Cluster):
 
     async def kill_manager(self) -> None:
         """kill -9 it; `begin_manager` starts another on the same port."""
-        assert self.manager is not None
-        self.strike("manager killed")
-        await asyncio.to_thread(self.manager.kill)
+        await self.seats[0].kill(self.slots())
 
     async def stop_manager(self) -> None:
         """SIGTERM it, and wait for its end. No run is to be repeated for that."""
-        assert self.manager is not None
-        self.strike("manager stopped", 0)
-        self.manager.terminate()
-        await asyncio.to_thread(self.manager.wait, 60)
+        await self.seats[0].stop()
 
     async def add_worker(
         self, name: str = "worker", *, processes: int = 1, own_link: bool = False, grace: str = "20s"
@@ -230,17 +249,17 @@ class Field(Cluster):
 
     async def heal(self) -> None:
         """Undo whatever stands still or is away: servers, alarms, links, workers, the manager."""
-        for group in self.groups:
-            group.thaw()
+        self._thaw_all()
         for proxy in self._proxies:
             proxy.thaw()
             proxy.slow(0.0)
         await self.broker.start()
         await self.broker.clear_alarm()
         await self.postgres.start()
-        if self.manager is None or not self.manager.running:
-            await self.begin_and_wait()
-        await eventually(self.ready, 60, what="the manager is ready after healing")
+        for seat in self.seats:
+            if not seat.running:
+                await seat.begin_and_wait()
+            await eventually(seat.ready, 60, what="every manager is ready after healing")
 
     def _target(self, link: Link) -> str:
         match link:

@@ -58,6 +58,7 @@ class Listener:
             manager=self.id,
             on_change=self.changed.append,
             on_lost=lambda *told: self.lost.append(told),
+            on_manager=lambda _: None,
         )
 
     async def start(self) -> None:

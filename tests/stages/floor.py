@@ -136,7 +136,8 @@ async def standing(settings: Settings, connect: Callable[[str], Broker]) -> Asyn
         await broker.declare(things)
         await broker.wait_open(5)
     floor.consuming = await worker.consume(Consumer(topology.task_queue("default"), floor.deliveries.append))
-    await manager.broker.consume(Consumer(topology.reports_queue, manager.settler.on_delivery))
+    reports = Consumer(topology.reports_queue, manager.settler.on_delivery)
+    manager.outstanding.consuming = await manager.broker.consume(reports)
     await manager.leader.step()
     try:
         yield floor
