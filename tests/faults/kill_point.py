@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
 
-from tacoq_manager.store import accept, settle
+from tacoq_manager.store import accept, keyed, settle
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.transitions import Transition
 from tacoq_protocol.broker import Outgoing
@@ -51,7 +51,7 @@ def _plant(point: Point) -> None:
     signal.signal(signal.SIGUSR1, arm)
     match point:
         case Point.ACCEPTED:
-            store = accept.accept
+            store, keyed_store = accept.accept, keyed.accept
 
             async def stored(
                 connection: HotConnection, rows: Sequence[accept.Row], lead: accept.Lead | None = None
@@ -60,7 +60,14 @@ def _plant(point: Point) -> None:
                 die_if_armed()
                 return answer
 
-            accept.accept = stored
+            async def keyed_stored(
+                connection: HotConnection, rows: Sequence[accept.Row], keys: Mapping[UUID, keyed.Keys]
+            ) -> dict[UUID, keyed.Answered]:
+                answer = await keyed_store(connection, rows, keys)
+                die_if_armed()
+                return answer
+
+            accept.accept, keyed.accept = stored, keyed_stored
         case Point.CLAIMED | Point.PUBLISHED:
             publish = RabbitBroker.publish
 
