@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -19,7 +19,9 @@ from uuid import UUID
 from tacoq_manager.credit import Credit
 from tacoq_manager.dispatch import Dispatcher
 from tacoq_manager.lanes import Lanes
+from tacoq_manager.limits import Limits
 from tacoq_manager.publish import ReleasePublisher
+from tacoq_manager.purse import Purse
 from tacoq_manager.store.accept import Lead, Row, Stored
 from tacoq_manager.store.claim import CLAIM_BYTES, Claimed, Flow, Lane
 from tacoq_manager.store.engine import DatabaseUnavailable
@@ -35,15 +37,14 @@ log = logging.getLogger("tacoq.direct")
 class Reservation:
     """Room for rows of one statement; `lead` goes with it. Whoever is answered sets `stored`."""
 
-    def __init__(self, rows: Sequence[Row], taken: Mapping[Lane, Sequence[int]], epoch: int, holder: UUID) -> None:
+    def __init__(
+        self, rows: Sequence[Row], taken: Mapping[Lane, Sequence[int]], purses: Sequence[Purse], lead: Lead
+    ) -> None:
         self.rows = rows
         self.taken = taken
+        self.lead = lead
         self.stored: Mapping[UUID, Stored] | None = None
-        lines: list[int | None] = [None] * len(rows)
-        for number, places in enumerate(taken.values(), start=1):
-            for place in places:
-                lines[place] = number
-        self.lead = Lead(epoch, holder, list(taken), lines)
+        self._purses = purses
 
     def reserved(self) -> Iterator[tuple[Lane, list[Row]]]:
         for lane, places in self.taken.items():
@@ -59,6 +60,17 @@ class Reservation:
                     claimed.append(Claimed(lane, _release(row, found), row.max_attempts))
         return claimed
 
+    def settle(self, claimed: Sequence[Claimed]) -> None:
+        """These are released, and nothing else."""
+        taken = Counter(item.lane.line for item in claimed)
+        for purse in self._purses:
+            purse.settle(taken)
+
+    def lose(self) -> None:
+        """Perhaps all are: they count until they are given back."""
+        for purse in self._purses:
+            purse.settle(purse.asked)
+
 
 class DirectPath:
     """Keeps room for what is being accepted, and publishes what was released there."""
@@ -72,6 +84,7 @@ class DirectPath:
         *,
         lanes: Lanes,
         credit: Credit,
+        limits: Limits,
     ) -> None:
         self._leader = leader
         self._dispatcher = dispatcher
@@ -79,74 +92,68 @@ class DirectPath:
         self._unpublished = unpublished
         self._lanes = lanes
         self._credit = credit
+        self._limits = limits
         self._publishing: set[asyncio.Task[None]] = set()
 
     @contextmanager
     def reserving(self, rows: Sequence[Row]) -> Iterator[Reservation | None]:
         """Around the statement that stores `rows`. None: nothing of them can be released by it."""
         epoch = self._leader.epoch
-        taken = {} if epoch is None else self._take(rows)
-        if epoch is None or not taken:
+        reservation = None if epoch is None else self._reserve(rows, epoch)
+        if epoch is None or reservation is None:
             yield None
             return
-        reservation = Reservation(rows, taken, epoch, self._leader.holder)
         direct = self._unpublished.direct(row.id for _, rows in reservation.reserved() for row in rows)
-        for lane, places in taken.items():
-            self._credit.reserve(Flow(lane.queue, lane.kind), len(places))
-        claimed: list[Claimed] = []
         try:
             yield reservation
         except (DatabaseUnavailable, asyncio.CancelledError):
             self._unpublished.lost(direct)
+            reservation.lose()
             raise
         except BaseException:
             self._unpublished.answered(direct, None)
+            reservation.settle([])
             raise
-        else:
-            assert reservation.stored is not None, "who is answered says so"
-            claimed = reservation.released(reservation.stored)
-            self._unpublished.answered(direct, claimed[0].release.created_at if claimed else None)
-        finally:
-            for lane, places in taken.items():
-                self._credit.reserve(Flow(lane.queue, lane.kind), -len(places))
+        assert reservation.stored is not None, "who is answered says so"
+        claimed = reservation.released(reservation.stored)
+        self._unpublished.answered(direct, claimed[0].release.created_at if claimed else None)
+        reservation.settle(claimed)
         self._release(claimed, epoch)
 
     async def finish(self) -> None:
         """Return when all that was released is confirmed or given back. The dispatcher has finished before."""
         await asyncio.gather(*self._publishing, return_exceptions=True)
 
-    def _take(self, rows: Sequence[Row]) -> dict[Lane, list[int]]:
-        """Places of rows for which there is room now, by lane; nothing overtakes what there is no room for."""
+    def _reserve(self, rows: Sequence[Row], epoch: int) -> Reservation | None:
+        """Keep room for the rows for which there is some now; nothing overtakes what no slot is there for."""
         waiting: dict[str, dict[Lane, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):
             if row.run_at is None and not row.delay:
                 waiting[row.queue][Lane(row.queue, row.kind, row.fairness_key, row.priority)].append(place)
         taken: dict[Lane, list[int]] = {}
+        purses: list[Purse] = []
         for queue, lanes in waiting.items():
             if not self._dispatcher.is_open(queue):
                 continue
             purse = self._dispatcher.purse(queue)
-            if self._lanes.any_may_run(queue, purse):
-                continue
-            for lane in sorted(lanes, key=lambda lane: -lane.priority):
-                room = purse.room(lane.kind)
-                if room is None:
-                    continue
-                places = _within_size(rows, lanes[lane][:room])
-                if places:
-                    taken[lane] = places
-                    purse.spend(lane.kind, len(places))
-                if len(places) < len(lanes[lane]):
-                    break
-        return taken
+            if not self._lanes.any_may_run(queue, purse):
+                taken |= _take(rows, lanes, purse)
+                purses.append(purse)
+        if not taken:
+            return None
+        lines: list[int | None] = [None] * len(rows)
+        for number, places in enumerate(taken.values(), start=1):
+            for place in places:
+                lines[place] = number
+        rates = self._limits.rates({Flow(lane.queue, lane.kind) for lane in taken})
+        lead = Lead(epoch, self._leader.holder, self._limits.version, list(taken), lines, rates)
+        return Reservation(rows, taken, purses, lead)
 
     def _release(self, claimed: Sequence[Claimed], epoch: int) -> None:
         for queue, of_queue in groupby(claimed, key=lambda item: item.lane.queue):
             items = list(of_queue)
-            if self._credit.used(queue) < self._dispatcher.capacity(queue):
+            if self._credit.used(queue) <= self._dispatcher.capacity(queue):
                 self._credit.probe(items[0].release.fence, time.monotonic())
-            for flow, count in _counted(items):
-                self._credit.release(flow, count)
             publishing = asyncio.create_task(self._publish(queue, items, epoch))
             self._publishing.add(publishing)
             publishing.add_done_callback(self._publishing.discard)
@@ -166,6 +173,26 @@ class DirectPath:
             log.exception("what was released as it was accepted is not published")
 
 
+def _take(rows: Sequence[Row], lanes: Mapping[Lane, list[int]], purse: Purse) -> dict[Lane, list[int]]:
+    """Places of rows for which a queue has room, by lane."""
+    taken: dict[Lane, list[int]] = {}
+    for lane in sorted(lanes, key=lambda lane: -lane.priority):
+        room = purse.room(lane.kind)
+        if room is None:
+            continue
+        limit = purse.most(lane.kind)
+        if purse.limits_keys(lane.kind):
+            limit = min(limit, purse.key_room(lane.kind, lane.fairness_key))
+        wanted = lanes[lane][:limit]  # what limits hold back is passed over
+        places = _within_size(rows, wanted[:room])
+        if places:
+            taken[lane] = places
+            purse.spend(lane.kind, lane.fairness_key, len(places))
+        if len(places) < len(wanted):
+            break
+    return taken
+
+
 def _within_size(rows: Sequence[Row], places: Iterable[int]) -> list[int]:
     """Those at the front that one publish can carry in its time."""
     kept, size = [], 0
@@ -175,11 +202,6 @@ def _within_size(rows: Sequence[Row], places: Iterable[int]) -> list[int]:
             break
         kept.append(place)
     return kept
-
-
-def _counted(claimed: Sequence[Claimed]) -> Iterator[tuple[Flow, int]]:
-    for lane, items in groupby(claimed, key=lambda item: item.lane):
-        yield Flow(lane.queue, lane.kind), sum(1 for _ in items)
 
 
 def _release(row: Row, stored: Stored) -> Release:

@@ -13,13 +13,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from tacoq_manager.credit import Credit, FreeSlots
+from tacoq_manager.credit import Credit
 from tacoq_manager.lanes import Lanes
+from tacoq_manager.limiting import Limiting
+from tacoq_manager.limits import Caps, Limits
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.publish import PUBLISH_SECONDS, ReleasePublisher
+from tacoq_manager.purse import Purse
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.store import claim as store
-from tacoq_manager.store.claim import Claimed, Flow, Lane, Take
+from tacoq_manager.store.claim import Claimed, Flow, Lane, Line, Take
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken
 from tacoq_manager.unpublished import Unpublished
@@ -32,6 +35,7 @@ log = logging.getLogger("tacoq.dispatch")
 CLAIM_TASKS = 1_000  # at once; more wait for the next round
 FINISH_SECONDS = PUBLISH_SECONDS + 2.0  # what is not confirmed by then has been given back
 RETRY_SECONDS = 0.2
+CLOCK_STEP = 0.001  # a timer may come a little early
 
 
 class Dispatcher:
@@ -48,6 +52,8 @@ class Dispatcher:
         unpublished: Unpublished,
         lanes: Lanes,
         credit: Credit,
+        limits: Limits,
+        limiting: Limiting,
         metrics: Metrics,
     ) -> None:
         self._database = database
@@ -57,6 +63,8 @@ class Dispatcher:
         self._sessions = sessions
         self._lanes = lanes
         self._credit = credit
+        self._limits = limits
+        self._limiting = limiting
         self._metrics = metrics
         self._unpublished = unpublished
         self._round = asyncio.Lock()
@@ -64,6 +72,9 @@ class Dispatcher:
         self._changed = asyncio.Event()
         self._held: set[str] = set()
         self._failed: dict[str, float] = {}  # queues that the broker took nothing for, since when
+        self._caps: dict[Flow, Caps] = {}  # by which keys of a kind were set aside
+        self._opens_in: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def taken(self, taken: Taken) -> None:
         """This manager leads from now on."""
@@ -72,6 +83,17 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Something changed that may let a task run."""
+        self._changed.set()
+
+    def ended(self, lines: Iterable[Line]) -> None:
+        """Fewer tasks of these are out."""
+        for line in lines:
+            self._lanes.open(line)
+        self._changed.set()
+
+    def limits_changed(self) -> None:
+        """What a limit shut may be open."""
+        self._lanes.open_all()
         self._changed.set()
 
     def note(self, lanes: Iterable[Lane]) -> None:
@@ -133,6 +155,7 @@ class Dispatcher:
         """Claim and publish once for every queue that has lanes and credit; return how many tasks were released."""
         async with self._round:
             await self._unpublished.give_back()
+            self._open_lanes()
             released = 0
             for queue in sorted(self._lanes.queues(), key=lambda queue: self._failed.get(queue, 0.0)):
                 epoch = self._leader.epoch
@@ -140,7 +163,27 @@ class Dispatcher:
                     return 0
                 if queue not in self._held:
                     released += await self._dispatch_or_put_last(queue, epoch)
+            self._wake_when_it_opens()
             return released
+
+    def _open_lanes(self) -> None:
+        """Let keys take turns again whose moment has come, or whose kind has other limits now than it had then."""
+        self._opens_in = None
+        self._lanes.open_due()
+        for flow in self._lanes.flows_aside():
+            caps = self._limits.caps(flow)
+            if self._caps.setdefault(flow, caps) != caps:
+                self._caps[flow] = caps
+                self._lanes.open_all(flow)
+
+    def _wake_when_it_opens(self) -> None:
+        """A token comes, or a hold ends, by the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        moments = [each for each in (self._opens_in, self._lanes.opens_in()) if each is not None]
+        if moments:
+            self._timer = asyncio.get_running_loop().call_later(min(moments) + CLOCK_STEP, self.wake)
 
     async def _dispatch_or_put_last(self, queue: str, epoch: int) -> int:
         try:
@@ -152,11 +195,13 @@ class Dispatcher:
         return released
 
     async def _dispatch(self, queue: str, epoch: int) -> int:
-        while takes := self._turn(queue):
-            await self._publisher.declare(queue)
+        while True:
             was_idle = self._credit.used(queue) < self.capacity(queue)
+            takes, purse = self._turn(queue)
+            if not takes:
+                return 0  # nobody has his turn, or what was asked for was not there any more
             with self._unpublished.watching(queue):
-                claimed = await self._claim(queue, takes, epoch)
+                claimed = await self._claim(queue, takes, purse, epoch)
             if claimed and self._leader.epoch != epoch:
                 # It stood still since the claim: another may have freed and released them.
                 await self._publisher.give_back(claimed)
@@ -167,34 +212,58 @@ class Dispatcher:
                 self._credit.probe(claimed[0].release.fence, time.monotonic())
             if claimed:
                 return len(claimed)
-        return 0  # what was asked for was not there any more, and nobody else has his turn
 
     def capacity(self, queue: str) -> int:
         return self._sessions.capacity(queue)
 
-    def purse(self, queue: str) -> FreeSlots:
+    def purse(self, queue: str) -> Purse:
         """What may be released to `queue` now: nothing of a kind that a live session of it does not know."""
-        return FreeSlots(
-            self._credit, queue, self._sessions.capacity(queue), partial(self._sessions.known_by_all, queue)
-        )
+        knows = partial(self._sessions.known_by_all, queue)
+        return Purse(self._credit, self._limits, queue, slots=self._sessions.capacity(queue), may_run=knows)
 
-    def _turn(self, queue: str) -> list[Take]:
-        return self._lanes.turn(queue, self.purse(queue), CLAIM_TASKS)
+    def _turn(self, queue: str) -> tuple[list[Take], Purse]:
+        """What each lane may give now, and what that is reserved in."""
+        purse = self.purse(queue)
+        takes = self._lanes.turn(queue, purse, CLAIM_TASKS)
+        for flow in self._lanes.flows_aside():
+            self._caps.setdefault(flow, self._limits.caps(flow))
+        moments = [each for each in (self._opens_in, purse.opens_in) if each is not None]
+        self._opens_in = min(moments, default=None)
+        return takes, purse
 
-    async def _claim(self, queue: str, takes: Sequence[Take], epoch: int) -> list[Claimed]:
+    async def _claim(self, queue: str, takes: Sequence[Take], purse: Purse, epoch: int) -> list[Claimed]:
         """Claim, and forget the lanes that gave all they had."""
+        try:
+            await self._publisher.declare(queue)
+        except BaseException:
+            purse.settle(Counter())
+            raise
         began = time.perf_counter()
         marks = [self._lanes.mark(take.lane) for take in takes]
-        batch = await store.claim(
-            self._database.claim, epoch=epoch, holder=self._leader.holder, queue=queue, takes=takes
-        )
+        try:
+            batch = await store.claim(
+                self._database.claim,
+                epoch=epoch,
+                holder=self._leader.holder,
+                limits=self._limits.version,
+                queue=queue,
+                takes=takes,
+                rates=self._limits.rates({Flow(queue, take.lane.kind) for take in takes}),
+            )
+        except BaseException:
+            purse.settle(purse.asked)  # perhaps: it counts until it is given back
+            raise
         self._metrics.claimed(len(batch.tasks), time.perf_counter() - began)
+        taken = Counter(item.lane for item in batch.tasks)
+        lines = Counter(item.lane.line for item in batch.tasks)
+        purse.settle(lines)
+        for line in purse.asked - lines:
+            self._lanes.open(line)  # it may have been set aside over what it did not need
         if batch.at is not None:
             self._unpublished.came_through(batch.at)
-        taken = Counter(item.lane for item in batch.tasks)
+        elif await self._limiting.outdated():
+            return []
         for take, mark in zip(takes, marks, strict=True):
             if taken[take.lane] < take.most and not batch.cut:
                 self._lanes.drained(take.lane, mark)
-        for kind, count in Counter(item.lane.kind for item in batch.tasks).items():
-            self._credit.release(Flow(queue, kind), count)
         return batch.tasks

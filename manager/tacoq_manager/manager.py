@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 from tacoq_manager import schedules
 from tacoq_manager.accept import Accepter
+from tacoq_manager.aside import Aside
 from tacoq_manager.bulk import Bulk
 from tacoq_manager.cancel import REMIND_SECONDS, Canceller
 from tacoq_manager.credit import Credit
@@ -25,7 +26,10 @@ from tacoq_manager.dead_letters import DeadLetters
 from tacoq_manager.direct import DirectPath
 from tacoq_manager.dispatch import FINISH_SECONDS, Dispatcher
 from tacoq_manager.drain import Drainer
+from tacoq_manager.inflight import InFlight
 from tacoq_manager.lanes import Lanes
+from tacoq_manager.limiting import PRUNE_SECONDS, Limiting
+from tacoq_manager.limits import Limits
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.news import News
 from tacoq_manager.notify import Waiters
@@ -41,9 +45,8 @@ from tacoq_manager.runtimes import RunTimes
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.settings import Settings
 from tacoq_manager.settle import PREFETCH_MESSAGES, Settler
-from tacoq_manager.store import registry
 from tacoq_manager.store import tasks as lookup
-from tacoq_manager.store.claim import Flow, Lane
+from tacoq_manager.store.claim import Lane, Line
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.prompts import CHANNEL
@@ -64,7 +67,7 @@ from tacoq_manager.upkeep.timers import DueTimer
 from tacoq_manager.why import Explainer
 from tacoq_protocol.broker import Broker, Consumer, Declared, LinkState
 from tacoq_protocol.errors import BrokerError
-from tacoq_protocol.http import Accepted, QueueView
+from tacoq_protocol.http import Accepted
 from tacoq_protocol.messages import Fence
 from tacoq_protocol.states import TaskState
 
@@ -84,12 +87,14 @@ class Manager:
         self.metrics = Metrics()
         self.waiters = Waiters(partial(lookup.ended, self.database))
         self.runtimes = RunTimes()
-        self.credit = Credit(self.runtimes)
+        self.in_flight = InFlight()
+        self.credit = Credit(self.runtimes, self.in_flight)
+        self.limits = Limits(self.in_flight, self.sessions.spec, monotonic)
         self._compose()
         self.metrics.watch(
             self.sessions,
-            credit=self._credit_left,
-            in_flight=self.credit.by_queue,
+            credit=self.credit_left,
+            in_flight=lambda: self.in_flight.by_queue() if self.leader.leads else {},
             dead_letters=lambda: self.dead_letters.waiting if self.leader.epoch is not None else None,
         )
         self.broken = asyncio.Event()
@@ -109,8 +114,8 @@ class Manager:
             on_settled=self._settled,
             on_redelivered=self._came_back,
         )
-        lanes = Lanes()
-        unpublished = Unpublished(database.claim, self.leader, self.settler, lambda: self.recount.step())
+        lanes = Lanes(Aside(monotonic))
+        unpublished = Unpublished(database.claim, self.leader, self.settler, lambda: self._learn())
         self.publisher = ReleasePublisher(
             self.broker,
             self.topology,
@@ -121,6 +126,13 @@ class Manager:
             credit=self.credit,
             metrics=self.metrics,
         )
+        self.limiting = Limiting(
+            database,
+            self.limits,
+            self.leader,
+            on_news=lambda: self.news.tell_limits(),
+            on_change=lambda: self.dispatcher.limits_changed(),
+        )
         self.dispatcher = Dispatcher(
             database,
             self.broker,
@@ -130,10 +142,18 @@ class Manager:
             unpublished=unpublished,
             lanes=lanes,
             credit=self.credit,
+            limits=self.limits,
+            limiting=self.limiting,
             metrics=self.metrics,
         )
         self.direct = DirectPath(
-            self.leader, self.dispatcher, self.publisher, unpublished, lanes=lanes, credit=self.credit
+            self.leader,
+            self.dispatcher,
+            self.publisher,
+            unpublished,
+            lanes=lanes,
+            credit=self.credit,
+            limits=self.limits,
         )
         self.prompter = Prompter(
             database.claim,  # free while another leads, and claims
@@ -193,21 +213,22 @@ class Manager:
             presence=self.presence,
             settler=self.settler,
             outstanding=self.outstanding,
-            credit=self.credit,
+            in_flight=self.in_flight,
             hold=self.dispatcher.hold,
         )
         self.deafness = Deafness(
-            self.broker, self.topology, sessions=sessions, presence=self.presence, credit=self.credit
+            self.broker, self.topology, sessions=sessions, presence=self.presence, in_flight=self.in_flight
         )
-        self.recount = Recount(upkeep, self.credit, self.dispatcher.note)
+        self.recount = Recount(upkeep, self.in_flight, on_lanes=self.dispatcher.note, on_ended=self.dispatcher.ended)
         self.news = News(
             self.broker,
             self.topology,
             self.id,
             others_live=lambda: sessions.other_managers(monotonic()),
             on_final=self.waiters.settled,
-            on_ended=self._ended_elsewhere,
+            on_ended=self._count,
             on_redelivered=self.rescuer.redelivered,
+            on_limits=lambda: self._errand(self._look_at_limits()),
         )
 
     async def start(self) -> None:
@@ -235,6 +256,7 @@ class Manager:
         self._begin("prompts", self.prompter.run())
         self._begin("leader", run_every(self.leader.pause, "leader", self.leader.step, wake=self.leader.vacant))
         self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
+        self._begin("limits", run_every(PRUNE_SECONDS, "limits", self._while_leading(self.limiting.prune)))
         self._begin("dead letters", run_every(RECOUNT_SECONDS, "dead letters", self._while_leading(self._dead_letters)))
         self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self._remind)))
         self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
@@ -276,27 +298,16 @@ class Manager:
         """Make a task of a schedule now. Raises ScheduleNotFound and as accept."""
         return await schedules.run(self.database, self.accepter, name)
 
-    async def queue_states(self) -> list[QueueView]:
-        """Every queue that has tasks, workers or a past. Raises DatabaseUnavailable."""
-        known = await registry.list_queues(self.database)
-        counts = await lookup.queue_counts(self.database)
-        credit = self._credit_left()
-        return [
-            QueueView(
-                name=name,
-                scheduled=counts.get(name, {}).get(TaskState.SCHEDULED, 0),
-                pending=counts.get(name, {}).get(TaskState.PENDING, 0),
-                queued=counts.get(name, {}).get(TaskState.QUEUED, 0),
-                running=counts.get(name, {}).get(TaskState.RUNNING, 0),
-                workers=len(self.sessions.live(name)),
-                slots=self.sessions.slots(name),
-                credit=credit.get(name, 0),
-            )
-            for name in sorted({*known, *counts, *self.sessions.queues()})
-        ]
+    def credit_left(self) -> dict[str, int]:
+        """How many tasks the live workers of each queue can take now."""
+        queues = self.sessions.queues()
+        used = self.credit.used if self.leader.leads else lambda _: 0.0  # only the leader knows
+        return {queue: max(0, int(self.sessions.capacity(queue) - used(queue))) for queue in queues}
 
     async def _remind(self) -> int:
-        return await self.canceller.remind() if self.credit.total() else 0  # an idle manager asks nothing of Postgres
+        return (
+            await self.canceller.remind() if self.in_flight.total() else 0
+        )  # an idle manager asks nothing of Postgres
 
     async def _dead_letters(self) -> int:
         return await self.dead_letters.count() if self.broker.state is not LinkState.CLOSED else 0
@@ -310,14 +321,16 @@ class Manager:
         self.metrics.applied(applied)
         final: list[UUID] = []
         lanes: set[Lane] = set()
-        ended: Counter[Flow] = Counter()
+        ended: Counter[Line] = Counter()
         chances = 0
         now = monotonic()
         for move in applied:
             transition = move.transition
             if move.frees_slot:
                 chances += move.last_chance
-                ended[Flow(move.queue, move.kind)] += 1
+                ended[move.line] += 1
+            elif move.takes_slot:
+                ended[move.line] -= 1
             if move.state.final:
                 final.append(transition.task_id)
             elif move.state is TaskState.SCHEDULED:
@@ -327,8 +340,7 @@ class Manager:
             if transition.seconds is not None:
                 self.runtimes.add(move.queue, move.kind, transition.seconds)
                 self.credit.sample(transition.task_id, transition.release, transition.seconds, now)
-        for flow, count in ended.items():
-            self.credit.ended(flow, count)
+        self._count(ended)
         self.waiters.settled(final)
         self.news.tell(final, ended)
         self.prompter.lanes(lanes)
@@ -339,10 +351,15 @@ class Manager:
         with suppress(DatabaseUnavailable):  # the next recount finds them
             await self._while_leading(self.recount.step)()
 
-    def _ended_elsewhere(self, ended: Mapping[Flow, int]) -> None:
-        for flow, count in ended.items():
-            self.credit.ended(flow, count)
-        self.dispatcher.wake()
+    def _count(self, ended: Mapping[Line, int]) -> None:
+        """So many releases less are out. Who does not lead does not know how many there are."""
+        if self.leader.leads:
+            self.in_flight.moved(ended)
+            self.dispatcher.ended(ended)
+
+    async def _look_at_limits(self, version: int | None = None) -> None:
+        with suppress(DatabaseUnavailable):  # a claim by the old ones takes nothing, and looks again
+            await self.limiting.heard(version)
 
     def _came_back(self, fence: Fence) -> None:
         self.rescuer.redelivered([fence])
@@ -352,10 +369,18 @@ class Manager:
     async def _taken(self, taken: Taken) -> None:
         """This manager leads now: learn what is released and what waits before anything is claimed."""
         self.dispatcher.taken(taken)
-        await self.recount.step()
+        self.in_flight.forget()
+        await self._learn()
+
+    async def _learn(self) -> int:
+        """Count what is out and what waits, and read what limits it."""
+        await self.limiting.load()
+        return await self.recount.step()
 
     def _tick(self, tick: Tick) -> None:
         self.dispatcher.wake()
+        if tick.limits != self.limits.version:
+            self._errand(self._look_at_limits(tick.limits))
         if tick.due is not None:
             self.schedule.notice(tick.due)
         if tick.expiry is not None:
@@ -377,10 +402,6 @@ class Manager:
             await self.rescuer.session_lost(session, queue, detail)
         except (DatabaseUnavailable, BrokerError) as error:  # the next step of the rescue finds them
             log.warning("a lost session's runs wait for the next rescue", extra={"error": str(error)})
-
-    def _credit_left(self) -> dict[str, int]:
-        queues = self.sessions.queues()
-        return {queue: max(0, int(self.sessions.capacity(queue) - self.credit.used(queue))) for queue in queues}
 
     def _while_leading(self, step: Step) -> Step:
         async def stepped() -> int:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
-from tacoq_manager.store.claim import Flow
+from tacoq_manager.store.claim import Line
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, Outgoing
 from tacoq_protocol.errors import BrokerError, DecodeError
@@ -36,8 +36,9 @@ class News:
         *,
         others_live: Callable[[], bool],
         on_final: Callable[[Sequence[UUID]], None],
-        on_ended: Callable[[Mapping[Flow, int]], None],
+        on_ended: Callable[[Mapping[Line, int]], None],
         on_redelivered: Callable[[Sequence[Fence]], None],
+        on_limits: Callable[[], None],
     ) -> None:
         """`others_live`: is anybody there to tell. The others hear what other managers tell."""
         self._broker = broker
@@ -47,9 +48,11 @@ class News:
         self._on_final = on_final
         self._on_ended = on_ended
         self._on_redelivered = on_redelivered
+        self._on_limits = on_limits
         self._final: dict[UUID, None] = {}
-        self._ended: Counter[Flow] = Counter()
+        self._ended: Counter[Line] = Counter()
         self._redelivered: dict[Fence, None] = {}
+        self._limits = False
         self._work = asyncio.Event()
         self._consuming: Consuming | None = None
         self._publisher: asyncio.Task[None] | None = None
@@ -74,11 +77,17 @@ class News:
         if self._consuming is not None:
             await self._consuming.close()
 
-    def tell(self, final: Iterable[UUID], ended: Mapping[Flow, int]) -> None:
-        """Tell the other managers, if there are any: tasks that became final, releases that ended."""
+    def tell(self, final: Iterable[UUID], ended: Mapping[Line, int]) -> None:
+        """Tell the other managers, if there are any: tasks that became final, how many releases less are out."""
         if self._others_live():
             self._final.update(dict.fromkeys(final))
             self._ended.update(ended)
+            self._work.set()
+
+    def tell_limits(self) -> None:
+        """Tell the other managers that limits were changed."""
+        if self._others_live():
+            self._limits = True
             self._work.set()
 
     def tell_redelivered(self, fence: Fence) -> None:
@@ -91,7 +100,7 @@ class News:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._final or self._ended or self._redelivered:
+            while self._final or self._ended or self._redelivered or self._limits:
                 message = self._next_message()
                 outgoing = Outgoing(
                     self._topology.settled.name,
@@ -109,9 +118,10 @@ class News:
 
     def _next_message(self) -> Settled:
         ids = _take(self._final)
-        ended = [(*flow, count) for flow, count in self._ended.items()]
+        ended = [(*line, count) for line, count in self._ended.items()]
         self._ended.clear()
-        return Settled(self._manager, ids, ended, _take(self._redelivered))
+        limits, self._limits = self._limits, False
+        return Settled(self._manager, ids, ended, _take(self._redelivered), limits)
 
     def _hear(self, delivery: Delivery) -> None:
         try:
@@ -123,8 +133,10 @@ class News:
         delivery.ack()
         if message.manager != self._manager:
             self._on_final(message.final)
-            self._on_ended({Flow(queue, kind): count for queue, kind, count in message.ended})
+            self._on_ended({Line(*line): count for *line, count in message.ended})
             self._on_redelivered(message.redelivered)
+            if message.limits:
+                self._on_limits()
 
 
 def _take(waiting: dict[T, None]) -> list[T]:

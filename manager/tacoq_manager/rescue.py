@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from uuid import UUID
 
-from tacoq_manager.credit import Credit
+from tacoq_manager.inflight import InFlight
 from tacoq_manager.outstanding import Outstanding
 from tacoq_manager.presence import Presence
 from tacoq_manager.sessions import LEASE_SECONDS, Sessions
@@ -48,7 +48,7 @@ class Rescuer:
         presence: Presence,
         settler: Settler,
         outstanding: Outstanding,
-        credit: Credit,
+        in_flight: InFlight,
         hold: Callable[[str, bool], None],
     ) -> None:
         """`hold(queue, True)`: nothing more is released to the queue until `hold(queue, False)`."""
@@ -60,7 +60,7 @@ class Rescuer:
         self._presence = presence
         self._settler = settler
         self._outstanding = outstanding
-        self._credit = credit
+        self._in_flight = in_flight
         self._hold = hold
         self._held_back: set[str] = set()
         self._redelivered: dict[Fence, float] = {}
@@ -95,7 +95,7 @@ class Rescuer:
             self._forget_old()
             self._let_go(keep=())
             return 0
-        if not self._credit.total():
+        if not self._in_flight.total():
             self._redelivered.clear()
             self._let_go(keep=())
             return 0

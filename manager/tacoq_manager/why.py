@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Final, assert_never
 from uuid import UUID
 
-from tacoq_manager.credit import Credit, FreeSlots
+from tacoq_manager.credit import Credit
 from tacoq_manager.dispatch import Dispatcher
+from tacoq_manager.inflight import InFlight
 from tacoq_manager.runtimes import RunTimes
 from tacoq_manager.sentences import Found, sentence
 from tacoq_manager.sessions import LEASE_SECONDS, Sessions, SessionState
@@ -115,14 +116,13 @@ class Explainer:
         kinds = [kind for kind in self._sessions.kinds_of(task.queue) if not self._sessions.lacking(task.queue, kind)]
         ahead = await store.ahead(self._database.read, task, facts.seq, kinds)
         credit = await self._counted()
-        capacity = self._sessions.capacity(task.queue)
-        free = FreeSlots(credit, task.queue, capacity, lambda _: True)
-        if not ahead.more and ahead.tasks < (free.room(task.kind) or 0):
+        free = self._sessions.capacity(task.queue) - credit.used(task.queue)
+        if not ahead.more and ahead.tasks < int(free / credit.weight(task.queue, task.kind)):
             return Found(reason=Reason.RELEASING)
         return Found(
             reason=Reason.BEHIND_KEY if ahead.own_key and ahead.other_keys else Reason.NO_SLOT,
             slots=self._sessions.slots(task.queue),
-            released=credit.released(task.queue),
+            released=credit.in_flight.queue(task.queue),
             position=ahead.tasks if ahead.more else ahead.tasks + 1,
             more=ahead.more,
             own_key=ahead.own_key,
@@ -132,9 +132,10 @@ class Explainer:
         """What is released: as the leader has it, else as it would count it anew."""
         if self._leader.epoch is not None:
             return self._credit
-        credit = Credit(self._runtimes)
-        credit.recount(await claim.in_flight(self._database.read), credit.counted())
-        return credit
+        in_flight = InFlight()
+        in_flight.watch()
+        in_flight.recount(await claim.in_flight(self._database.read))
+        return Credit(self._runtimes, in_flight)
 
     async def _released(self, facts: Facts) -> Found:
         task = facts.task

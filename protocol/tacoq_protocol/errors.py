@@ -11,6 +11,7 @@
     ├── InvalidSchedule           the manager refuses the schedule as it is (HTTP 422); nothing was stored
     ├── ScheduleConflict          the schedule is declared by code, and not to be changed otherwise (HTTP 409)
     ├── ScheduleNotFound          no schedule has this name (HTTP 404)
+    ├── KindNotFound              no worker has registered this kind, or not for the queue (HTTP 404)
     ├── WorkerNotFound            no worker session has this id, or it does not live any more (HTTP 404)
     ├── ManagerError              the manager answered something else than it should
     │   └── ManagerUnavailable    not reachable, or 503, until the deadline
@@ -119,6 +120,14 @@ class WorkerNotFound(TacoqError):
     def __init__(self, session: UUID) -> None:
         super().__init__(f"no live worker session has the id {session}: it left, was lost, or never was")
         self.session = session
+
+
+class KindNotFound(TacoqError):
+    """No worker has registered this kind, or several queues have it and none was named."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ManagerError(TacoqError):

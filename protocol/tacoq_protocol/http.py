@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from pydantic import BaseModel, ConfigDict, Field
 
 from tacoq_protocol.cron import MissedPolicy
+from tacoq_protocol.limits import KindLimits, QueueLimits
 from tacoq_protocol.states import TaskState
 
 MAX_PAYLOAD_BYTES = 1024 * 1024  # payload, and result
@@ -337,7 +338,7 @@ class WorkerDetail(WorkerView):
 
 
 class QueueView(View):
-    """A queue now: tasks by live state, live slots, and the credit that is left."""
+    """A queue now: tasks by live state, live slots, and the credit that is left; what is set for it."""
 
     name: str
     scheduled: int
@@ -347,6 +348,15 @@ class QueueView(View):
     workers: int
     slots: int
     credit: int
+    paused: bool = Field(False, description="Nothing of it is released")
+    limits: QueueLimits = QueueLimits()
+
+
+class HeldKey(View):
+    """A fairness key of a kind of which nothing is released until then."""
+
+    fairness_key: str
+    until: datetime
 
 
 class KindView(View):
@@ -360,6 +370,10 @@ class KindView(View):
     payload_schema: dict[str, Any]
     result_schema: dict[str, Any]
     seen_at: datetime
+    limits: KindLimits = Field(KindLimits(), description="Those that hold")
+    override: KindLimits = Field(KindLimits(), description="Of these, those that were set at run time")
+    held_until: datetime | None = Field(None, description="Nothing of it is released until then, by `RateLimited`")
+    held_keys: list[HeldKey] = Field([], description="At most 100, those that are held for longest first")
 
 
 class WhichWorkers(BaseModel):

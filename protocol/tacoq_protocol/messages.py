@@ -169,6 +169,10 @@ class KindSpec(Struct, frozen=True):
     payload_schema: bytes = b"{}"
     result_schema: bytes = b"{}"
     cron: Cron | None = None
+    concurrency: int | None = None
+    rate: str | None = None  # as `rates` reads it
+    max_per_key: int | None = None
+    rate_per_key: str | None = None
 
 
 class Register(Struct, tag=True):
@@ -292,8 +296,9 @@ class Settled(Struct):
 
     manager: UUID
     final: list[UUID]
-    ended: list[tuple[str, str, int]]  # queue, kind, and how many of its releases hold no slot any more
+    ended: list[tuple[str, str, str, int]]  # queue, kind, fairness key, and how many releases less count as out
     redelivered: list[Fence] = []  # handed back because the broker gave them a second time
+    limits: bool = False  # they were changed
 
 
 class DeadCause(StrEnum):

@@ -7,15 +7,14 @@ sense.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
-from pydantic import ValidationError
 
 from tacoq_protocol.errors import (
     FilterRefused,
@@ -39,9 +38,7 @@ from tacoq_protocol.http import (
     BulkRequest,
     Cancelled,
     DrainWorkers,
-    Kinds,
     NewSchedule,
-    Queues,
     Schedules,
     ScheduleView,
     TaskFilter,
@@ -49,18 +46,15 @@ from tacoq_protocol.http import (
     TaskView,
     Timeline,
     UnknownTask,
-    View,
     WaitRequest,
     WhichWorkers,
     WorkerDetail,
     Workers,
 )
 from tacoq_protocol.why import Why
-from tacoq_publisher.errors import describe, malformed, read_problem, unexpected
-from tacoq_publisher.transport import Answer, Transport
-
-T = TypeVar("T")
-V = TypeVar("V", bound=View)
+from tacoq_publisher.errors import describe, read_problem
+from tacoq_publisher.limiting import Limiting
+from tacoq_publisher.transport import Answer
 
 _encoder: Final = msgspec.json.Encoder()
 _batch: Final = msgspec.json.Decoder(AcceptedBatch)
@@ -88,11 +82,8 @@ class Refusal:
     error: TacoqError
 
 
-class Manager:
+class Manager(Limiting):
     """The endpoints, over one transport."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
     async def accept(self, tasks: Sequence[bytes]) -> list[Accepted] | Refusal:
         """Publish these `NewTask` bodies, all or none.
@@ -276,24 +267,11 @@ class Manager:
             raise WorkerNotFound(session)
         return self._ok(answer, action)
 
-    async def queues(self) -> Queues:
-        """Return the queues."""
-        return await self._listing(Queues, "/queues")
-
-    async def kinds(self) -> Kinds:
-        """Return the kinds that workers have registered."""
-        return await self._listing(Kinds, "/kinds")
-
     async def _schedule(
         self, method: str, name: str, action: str, *, then: str = "", body: bytes | None = None
     ) -> ScheduleView:
         answer = await self._transport.request(method, _path_of(name) + then, action=action, body=body)
         return self._read(_schedule.decode, self._of_schedule(answer, name, action), action)
-
-    async def _listing(self, model: type[V], path: str) -> V:
-        action = f"list {path[1:]}"
-        answer = await self._transport.request("GET", path, action=action)
-        return self._model(model, self._ok(answer, action), action)
 
     async def _wait_lines(self, chunks: AsyncIterator[list[bytes]]) -> AsyncIterator[list[WaitLine]]:
         async for lines in chunks:
@@ -340,29 +318,6 @@ class Manager:
                 raise InvalidSchedule(describe(problem), field=(problem.pointer or "").removeprefix("/") or None)
             case _:
                 return self._ok(answer, action)
-
-    def _ok(self, answer: Answer, action: str) -> Answer:
-        if 200 <= answer.status < 300:
-            return answer
-        raise self._unexpected(answer, action)
-
-    def _model(self, model: type[V], answer: Answer, action: str) -> V:
-        try:
-            return model.model_validate_json(answer.body)
-        except ValidationError as error:
-            raise self._malformed(answer, action, error.errors()[0]["msg"]) from error
-
-    def _read(self, decode: Callable[[bytes], T], answer: Answer, action: str) -> T:
-        try:
-            return decode(answer.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise self._malformed(answer, action, error) from error
-
-    def _unexpected(self, answer: Answer, action: str) -> TacoqError:
-        return unexpected(answer.status, answer.body, url=self._transport.url, action=action)
-
-    def _malformed(self, answer: Answer, action: str, reason: object) -> TacoqError:
-        return malformed(answer.status, answer.body, url=self._transport.url, action=action, reason=reason)
 
 
 def _path_of(schedule: str) -> str:

@@ -184,10 +184,10 @@ async def test_unknown_routes_and_methods_are_problems(served: Served) -> None:
 async def test_an_error_of_our_own_is_500_without_its_insides(
     served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken() -> None:
+    def broken() -> None:
         raise RuntimeError("the secret insides")
 
-    monkeypatch.setattr(served.manager, "queue_states", broken)
+    monkeypatch.setattr(served.manager, "credit_left", broken)
     with caplog.at_level(logging.ERROR):
         status, problem = await served.ask("GET", "/v1/queues")
     assert status == 500

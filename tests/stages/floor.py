@@ -56,11 +56,11 @@ class Floor:
         *kinds: str,
         slots: int = 10,
         session: UUID | None = None,
-        on_lost: str = "retry",
         queue: str = "default",
+        **policy: Any,
     ) -> None:
-        """A session registers that knows these kinds."""
-        specs = [KindSpec(kind, on_lost=on_lost) for kind in kinds]
+        """A session registers that knows these kinds, each with this policy."""
+        specs = [KindSpec(kind, **policy) for kind in kinds]
         register = Register(session or self.session, queue, slots, specs, str(kinds), "host", 1, "0", datetime.now(UTC))
         self.manager.sessions.register(register, time.monotonic())
 

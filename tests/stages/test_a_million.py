@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from tacoq_manager import transitions as moves
 from tacoq_manager.store import accept, cancel, claim, keyed, leader, rescue, schedule, settle
-from tacoq_manager.store.claim import Flow, Lane, Take
+from tacoq_manager.store.claim import Lane, Line, Take
 from tacoq_manager.store.engine import HOT_SETTINGS, HotConnection
 from tacoq_manager.store.functions import ACCEPT_FUNCTION
 from tacoq_manager.store.keyed_function import ACCEPT_KEYED_FUNCTION
@@ -107,7 +107,7 @@ async def claimed(counting: Counting, takes: list[Take]) -> claim.Batch:
     holder = uuid4()
     taken = await leader.take(counting, holder)
     assert isinstance(taken, leader.Taken)
-    return await claim.claim(counting, epoch=taken.epoch, holder=holder, queue="q", takes=takes)
+    return await claim.claim(counting, epoch=taken.epoch, holder=holder, limits=0, queue="q", takes=takes)
 
 
 def assert_few(touched: dict[str, int], *, found: int) -> None:
@@ -148,7 +148,7 @@ async def test_look_for_lanes_takes_a_step_for_each_of_them(counting: Counting) 
 async def test_count_of_what_is_released_looks_at_nothing_else(counting: Counting) -> None:
     await claimed(counting, [Take(RUNNABLE[0], 50)])
     before = await counting.blocks()
-    assert await claim.in_flight(counting) == {Flow("q", "runs"): 50}
+    assert await claim.in_flight(counting) == {Line("q", "runs", ""): 50}
     assert_few(await counting.touched(before), found=0)
 
 

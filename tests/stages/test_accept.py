@@ -58,7 +58,7 @@ async def test_resend_after_the_task_has_ended_tells_its_state(door: Door, datab
     lead = await leader.take(door.database.upkeep, me)
     assert isinstance(lead, leader.Taken)
     takes = [claim.Take(Lane("default", "k", "", 0), 1)]
-    await claim.claim(door.database.claim, epoch=lead.epoch, holder=me, queue="default", takes=takes)
+    await claim.claim(door.database.claim, epoch=lead.epoch, holder=me, limits=0, queue="default", takes=takes)
     report = Completed(first.id, 1, datetime.now(UTC), 0.1, b"2")
     assert await settle.apply(door.database.settle, [moves.complete(report, uuid4())])
     assert await door.accept(first) == [Accepted(first.id, TaskState.COMPLETED, duplicate=True)]

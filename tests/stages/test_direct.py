@@ -60,10 +60,10 @@ async def test_task_is_released_as_it_is_accepted(direct: Floor) -> None:
     assert (row["state"], row["release"], row["created_at"]) == ("queued", 1, row["queued_at"])
     assert (release.release, release.attempt, release.timeout) == (1, 0, 7.0)
     assert (release.created_at, release.expires_at) == (row["created_at"], row["expires_at"])
-    assert direct.manager.credit.released("default") == 1
+    assert direct.manager.in_flight.queue("default") == 1
     await direct.report(Completed(task_id, 1, NOW, 0.1, b"3"))
     assert await direct.state(task_id) == "completed"
-    assert direct.manager.credit.released("default") == 0
+    assert direct.manager.in_flight.queue("default") == 0
 
 
 async def test_no_more_than_there_is_room_for(direct: Floor) -> None:
@@ -130,7 +130,7 @@ async def test_resend_is_not_released_again(direct: Floor) -> None:
         assert answer.state == "queued"
     assert answer.duplicate
     assert await came(direct, 1) == [again.id]
-    assert direct.manager.credit.by_queue() == {"default": 1}
+    assert direct.manager.in_flight.by_queue() == {"default": 1}
 
 
 async def test_nothing_is_released_once_another_manager_leads(direct: Floor) -> None:
@@ -174,7 +174,7 @@ async def test_what_was_released_by_an_accept_whose_answer_was_lost_is_released_
     assert await direct.dispatch() == 3
     assert {release.release for release in direct.releases[1:]} == {1, 2}
     assert (await direct.row(before))["release"] == 1
-    assert direct.manager.credit.released("default") == 4
+    assert direct.manager.in_flight.queue("default") == 4
 
 
 async def test_lost_claim_gives_back_nothing_that_accept_released_meanwhile(
@@ -191,7 +191,7 @@ async def test_lost_claim_gives_back_nothing_that_accept_released_meanwhile(
     (earlier,) = await direct.accept()
     await came(direct, 1)
     (claimed,) = await direct.accept(kind="two")
-    direct.join("k", "two", slots=4)
+    direct.join("k", "two", slots=4, concurrency=2)  # a claim asks for all that there is room for
     with monkeypatch.context() as fault:
         fault.setattr(claim, "claim", lost)
         claiming = asyncio.create_task(direct.manager.dispatcher.step())
@@ -212,14 +212,12 @@ async def queued(floor: Floor, task_id: UUID) -> bool:
 
 
 async def test_room_is_kept_while_the_statement_is_under_way(direct: Floor, lock: Any) -> None:
-    flow = Flow("default", "k")
     await lock.execute("LOCK TABLE tasks IN SHARE MODE")
     accepting = asyncio.create_task(direct.accept(3))
     await eventually(lambda: direct.manager.credit.used("default") == 3)
-    assert direct.manager.credit.by_queue().get("default", 0) == 0
-    before = direct.manager.credit.counted()
-    direct.manager.credit.recount({}, before)  # Postgres knows of none of them
+    direct.manager.in_flight.watch()
+    direct.manager.in_flight.recount({})  # Postgres knows of none of them
     assert direct.manager.credit.used("default") == 3
     await lock.close()
     await accepting
-    assert direct.manager.credit.counted().out[flow] == 4
+    assert direct.manager.in_flight.flow(Flow("default", "k")) == 3

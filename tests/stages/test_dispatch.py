@@ -178,7 +178,7 @@ async def test_publish_that_is_not_confirmed_is_given_back_with_its_release_open
             await floor.manager.dispatcher.step()
     row = await floor.row(task_id)
     assert (row["state"], row["release"]) == ("pending", 1)
-    assert floor.manager.credit.released("default") == 0
+    assert floor.manager.in_flight.queue("default") == 0
     assert await floor.dispatch() == 1
     assert floor.releases[0].release == 2
 
@@ -292,7 +292,7 @@ async def test_cancel_asked_for_while_it_was_published_is_kept_when_it_is_given_
         await floor.manager.dispatcher.step()
     assert await floor.state(task_id) == "cancelled"
     assert told == [task_id]
-    assert floor.manager.credit.released("default") == 0
+    assert floor.manager.in_flight.queue("default") == 0
     assert b'tacoq_moves_total{move="give_back"} 1.0' in floor.manager.metrics.text()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from tacoq_manager.aside import Aside
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.store import claim as claims
 from tacoq_manager.store import leader as store
@@ -137,10 +139,9 @@ async def test_new_leader_learns_what_waits_and_what_is_out(floor: Floor) -> Non
     await floor.accept(8)
     await floor.dispatch()
     await floor.manager.leader.give_up()
-    credit = floor.manager.credit
-    credit.recount({}, credit.counted())
-    floor.manager.dispatcher._lanes = Lanes()
+    floor.manager.in_flight.forget()
+    floor.manager.dispatcher._lanes = Lanes(Aside(time.monotonic))
     await floor.manager.leader.step()
-    assert credit.released("default") == 5
+    assert floor.manager.in_flight.queue("default") == 5
     assert floor.manager.dispatcher._lanes.queues() == ["default"]
     assert await floor.dispatch() == 0

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest_asyncio
 
 from tacoq_manager.news import IDS_IN_A_MESSAGE, News
-from tacoq_manager.store.claim import Flow
+from tacoq_manager.store.claim import Line
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Consumer, Declared, Delivery, Outgoing
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
@@ -19,7 +19,7 @@ from tacoq_protocol.topology import Binding, Queue, Topology
 from tests.support import eventually
 
 TOPOLOGY = Topology("news")
-FLOW = Flow("default", "k")
+LINE = Line("default", "k", "")
 
 
 class Ear:
@@ -29,8 +29,9 @@ class Ear:
         self.broker = MemoryBroker(hub, name)
         self.others_live = True
         self.final: list[UUID] = []
-        self.ended: Counter[Flow] = Counter()
+        self.ended: Counter[Line] = Counter()
         self.redelivered: list[Fence] = []
+        self.limits: list[bool] = []
         self.news = News(
             self.broker,
             TOPOLOGY,
@@ -39,12 +40,13 @@ class Ear:
             on_final=self._final,
             on_ended=self._ended,
             on_redelivered=self.redelivered.extend,
+            on_limits=lambda: self.limits.append(True),
         )
 
     def _final(self, ids: Sequence[UUID]) -> None:
         self.final += ids
 
-    def _ended(self, ended: Mapping[Flow, int]) -> None:
+    def _ended(self, ended: Mapping[Line, int]) -> None:
         self.ended.update(ended)
 
     async def start(self) -> None:
@@ -87,9 +89,9 @@ async def messages(hub: MemoryHub) -> AsyncIterator[list[Delivery]]:
 async def test_what_one_settles_the_other_hears_and_not_itself(pair: tuple[Ear, Ear]) -> None:
     one, other = pair
     ids = [uuid4(), uuid4()]
-    one.news.tell(ids, {FLOW: 2})
+    one.news.tell(ids, {LINE: 2})
     await eventually(lambda: other.final == ids)
-    assert other.ended == {FLOW: 2}
+    assert other.ended == {LINE: 2}
     assert one.final == []
     assert not one.ended
 
@@ -102,10 +104,20 @@ async def test_what_came_back_is_told_to_the_one_who_may_lead(pair: tuple[Ear, E
     assert one.redelivered == []
 
 
+async def test_change_of_limits_is_told_once(pair: tuple[Ear, Ear]) -> None:
+    one, other = pair
+    one.news.tell_limits()
+    await eventually(lambda: other.limits == [True])
+    last = uuid4()
+    one.news.tell([last], {})
+    await eventually(lambda: other.final == [last])
+    assert other.limits == [True]
+
+
 async def test_without_other_managers_nothing_is_sent(pair: tuple[Ear, Ear], messages: list[Delivery]) -> None:
     one, other = pair
     one.others_live = False
-    one.news.tell([uuid4()], {FLOW: 1})
+    one.news.tell([uuid4()], {LINE: 1})
     one.others_live = True
     last = uuid4()
     one.news.tell([last], {})
@@ -119,13 +131,13 @@ async def test_what_gathers_while_a_publish_is_in_flight_goes_together(
     one, other = pair
     hub.freeze()
     ids = [uuid4() for _ in range(IDS_IN_A_MESSAGE + 50)]
-    one.news.tell(ids[:1], {FLOW: 1})
+    one.news.tell(ids[:1], {LINE: 1})
     await asyncio.sleep(0)  # its publish begins
     for id in ids[1:]:
-        one.news.tell([id], {FLOW: 1})
+        one.news.tell([id], {LINE: 1})
     hub.thaw()
     await eventually(lambda: len(other.final) == len(ids))
-    assert other.ended == {FLOW: len(ids)}
+    assert other.ended == {LINE: len(ids)}
     assert len(messages) <= 3
 
 
@@ -134,7 +146,7 @@ async def test_news_that_cannot_be_sent_are_dropped_and_later_ones_go_out(
 ) -> None:
     one, other = pair
     hub.block()
-    one.news.tell([uuid4()], {FLOW: 1})
+    one.news.tell([uuid4()], {LINE: 1})
     await eventually(lambda: not one.news._final)
     hub.unblock()
     last = uuid4()

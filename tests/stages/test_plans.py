@@ -20,7 +20,8 @@ from tacoq_protocol.why import MOST_AHEAD
 Connection = Any
 
 STATEMENTS = {
-    "claim": (claim._CLAIM, 7),
+    "claim": (claim._CLAIM, 8),
+    "claim rated": (claim._CLAIM_RATED, 12),
     "unpublished": (claim._UNPUBLISHED, 4),
     "lanes": (claim._LANES, 0),
     "in flight": (claim._IN_FLIGHT, 0),
@@ -59,7 +60,7 @@ async def plan_of(connection: Connection, name: str) -> list[dict[str, Any]]:
     return nodes(json.loads(text)[0]["Plan"])
 
 
-@pytest.mark.parametrize("name", ["claim", "promote", "reroute", "settle"])
+@pytest.mark.parametrize("name", ["claim", "claim rated", "promote", "reroute", "settle"])
 async def test_rows_are_changed_in_the_order_of_their_primary_key(connection: Connection, name: str) -> None:
     """Not by an index of the state that they leave, which would be walked whole, nor in the heap's order."""
     for node in await plan_of(connection, name):
@@ -130,7 +131,7 @@ async def test_claim_looks_only_at_what_it_takes(connection: Connection) -> None
     holder = await connection.fetchval("SELECT holder FROM leader")
     (text,) = await connection.fetchrow(
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE statement"
-        f"(0, '{holder}', ARRAY['k'], ARRAY[''], ARRAY[0::smallint], ARRAY[10], 'q')"
+        f"(0, '{holder}', ARRAY['k'], ARRAY[''], ARRAY[0::smallint], ARRAY[10], 'q', 0)"
     )
     (plan,) = json.loads(text)
     looked_at = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "tasks" and "Index Name" in node]

@@ -332,7 +332,7 @@ async def test_task_that_a_replace_moved_to_another_queue_is_not_claimed_from_th
     await lock.execute("UPDATE tasks SET queue = 'new' WHERE id = $1", first.id)
     takes = [claim.Take(Lane("old", "k", "", 0), 1)]
     claiming = asyncio.create_task(
-        claim.claim(door.database.claim, epoch=lead.epoch, holder=me, queue="old", takes=takes)
+        claim.claim(door.database.claim, epoch=lead.epoch, holder=me, limits=0, queue="old", takes=takes)
     )
     await door.until_waiting(1, "claim")
     await lock.execute("COMMIT")

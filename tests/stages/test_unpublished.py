@@ -53,7 +53,7 @@ async def test_tasks_of_a_lost_claim_are_released_at_once(
     assert await floor.dispatch() == 2
     assert [(release.task_id, release.release) for release in floor.releases[1:]] == [(id, 2) for id in taken]
     assert (await floor.row(published[0]))["release"] == 1
-    assert floor.manager.credit.released("default") == 3
+    assert floor.manager.in_flight.queue("default") == 3
 
 
 async def test_claim_that_is_still_at_work_on_its_broken_connection_is_waited_for(floor: Floor, lock: Any) -> None:
@@ -161,7 +161,7 @@ async def another_leads_and_releases(floor: Floor) -> UUID:
     taken = await leader.take(connection, other)
     assert isinstance(taken, leader.Taken)
     takes = [store.Take(store.Lane("default", "k", "", 0), 1)]
-    batch = await store.claim(connection, epoch=taken.epoch, holder=other, queue="default", takes=takes)
+    batch = await store.claim(connection, epoch=taken.epoch, holder=other, limits=0, queue="default", takes=takes)
     (claimed,) = batch.tasks
     return claimed.release.task_id
 

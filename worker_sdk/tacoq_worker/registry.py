@@ -16,7 +16,9 @@ from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.cron import Cron
 from tacoq_protocol.durations import Duration, parse_duration
 from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.limits import MOST_CONCURRENCY
 from tacoq_protocol.messages import KindSpec
+from tacoq_protocol.rates import parse_rate
 from tacoq_worker.arguments import Arguments
 
 CallP = ParamSpec("CallP")  # the function's parameters
@@ -57,6 +59,10 @@ class Policy:
     timeout: Duration | None = None
     retry_on: tuple[type[BaseException], ...] = (BaseException,)
     on_lost: OnLost = "retry"
+    concurrency: int | None = None
+    rate: str | None = None
+    max_per_key: int | None = None
+    rate_per_key: str | None = None
 
     def spec(self, kind: str, arguments: Arguments) -> KindSpec:
         """Return the kind as the manager registers it. Raises ConfigurationError, naming kind and option."""
@@ -68,6 +74,10 @@ class Policy:
             on_lost=self._on_lost(kind),
             payload_schema=arguments.payload_schema(),
             result_schema=arguments.result_schema(),
+            concurrency=_concurrency(self.concurrency, f"{kind}: concurrency"),
+            rate=_rate(self.rate, f"{kind}: rate"),
+            max_per_key=_concurrency(self.max_per_key, f"{kind}: max_per_key"),
+            rate_per_key=_rate(self.rate_per_key, f"{kind}: rate_per_key"),
         )
 
     def _max_attempts(self, kind: str) -> int:
@@ -108,6 +118,23 @@ class Policy:
         if not isinstance(given, tuple) or not all(isinstance(c, type) and issubclass(c, BaseException) for c in given):
             raise ConfigurationError(f"{kind}: retry_on = {self.retry_on!r} is not a tuple of exception classes")
         return given
+
+
+def _concurrency(given: object, name: str) -> int | None:
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MOST_CONCURRENCY:
+        raise ConfigurationError(f"{name} = {given!r} is not an integer from 1 to {MOST_CONCURRENCY:,}")
+    return given
+
+
+def _rate(given: object, name: str) -> str | None:
+    if given is None:
+        return None
+    try:
+        return parse_rate(given if isinstance(given, str) else repr(given)).text
+    except ValueError as error:
+        raise ConfigurationError(f"{name} = {error}") from None
 
 
 class Handler(Generic[CallP, TaskP, ReturnT, ResultT]):

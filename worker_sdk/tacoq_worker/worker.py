@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Concatenate, Literal, Never, ParamSpec, Protocol, TypeVar, overload
 
@@ -27,7 +28,7 @@ Missed = Literal["skip", "run_once", "run_all"]
 Executor = Literal["thread", "process"]
 THREAD_SLOTS = 100  # waiting costs nothing on the event loop, and little in a thread
 MAX_SLOTS = 10_000
-_TASK_OPTIONS = ("max_attempts", "backoff", "timeout", "retry_on", "on_lost")
+_TASK_OPTIONS = tuple(field.name for field in fields(Policy))
 
 
 class TaskDecorator(Protocol):
@@ -145,14 +146,22 @@ class Worker:
         timeout: Duration | None = None,
         retry_on: tuple[type[BaseException], ...] = ...,
         on_lost: OnLost = "retry",
+        concurrency: int | None = None,
+        rate: str | None = None,
+        max_per_key: int | None = None,
+        rate_per_key: str | None = None,
     ) -> TaskDecorator: ...
     def task(self, kind: Any = None, /, **options: Any) -> Any:
         """Register a function as the handler of a kind: its own name, or the one given.
 
         `max_attempts` bounds the runs that fail or are lost; `timeout` is for one run; an exception that is
         not in `retry_on` (default: all) fails the task at once; `on_lost="fail"` does so when the process of
-        a started run dies. Raises ConfigurationError, naming kind and option, also when the kind has a
-        handler already.
+        a started run dies.
+
+        Limits hold over all workers: `concurrency` tasks of the kind are released at once, `max_per_key` of one
+        fairness key; `rate` and `rate_per_key` ("100/s", "10/h") bound how many are released in a time. They can be
+        changed at run time. Raises ConfigurationError, naming kind and option, also when the kind has a handler
+        already.
         """
         if callable(kind):
             return self._register(kind, None, Policy())

@@ -20,6 +20,7 @@ from tacoq_protocol.errors import (
     FilterRefused,
     InvalidSchedule,
     InvalidTask,
+    KindNotFound,
     ScheduleConflict,
     ScheduleNotFound,
     TacoqError,
@@ -95,6 +96,7 @@ def install(app: FastAPI) -> None:
     on(ScheduleConflict, lambda e: respond(409, str(e), schedule=e.schedule))
     on(ScheduleNotFound, lambda e: respond(404, str(e), schedule=e.schedule))
     on(AlreadyFinal, lambda e: respond(409, str(e), task_id=e.task_id))
+    on(KindNotFound, lambda e: respond(404, str(e)))
     on(WorkerNotFound, lambda e: respond(404, str(e)))
     on(BrokerUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
     on(TooManyMeant, lambda e: respond(409, str(e)))

@@ -1,16 +1,86 @@
-"""/v1/queues: what each queue has, and who serves it."""
+"""/v1/queues: what each queue has, and who serves it; paused, resumed and limited."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from pydantic import AfterValidator
 
 from tacoq_manager.api.within import manager_of
-from tacoq_protocol.http import Queues
+from tacoq_manager.manager import Manager
+from tacoq_manager.store import limits, registry
+from tacoq_manager.store import tasks as lookup
+from tacoq_protocol.http import QUEUE_PATTERN, Queues, QueueView
+from tacoq_protocol.limits import QueueLimits
+from tacoq_protocol.states import TaskState
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"])
 
 
+def _is_a_name(name: str) -> str:
+    if re.match(QUEUE_PATTERN, name) is None:
+        raise ValueError(f"{name!r} is not a queue's name: up to 100 letters, digits, and _ . -")
+    return name
+
+
+Name = Annotated[str, Path(), AfterValidator(_is_a_name)]
+
+
 @router.get("")
 async def list_queues(request: Request) -> Queues:
-    """List queues with their tasks by state, their workers and the credit that is left."""
-    return Queues(queues=await manager_of(request).queue_states())
+    """List queues with their tasks by state, their workers, the credit that is left, and what is set for them."""
+    return Queues(queues=await _views(manager_of(request)))
+
+
+@router.post("/{name}/pause")
+async def pause(request: Request, name: Name) -> QueueView:
+    """Release nothing more of a queue, until it is resumed. What was released before runs."""
+    manager = manager_of(request)
+    await manager.limiting.pause(name)
+    return await _view(manager, name)
+
+
+@router.post("/{name}/resume")
+async def resume(request: Request, name: Name) -> QueueView:
+    """Release tasks of a queue again."""
+    manager = manager_of(request)
+    await manager.limiting.resume(name)
+    return await _view(manager, name)
+
+
+@router.put("/{name}/limits")
+async def put_limits(request: Request, name: Name, new: QueueLimits) -> QueueView:
+    """Set all limits of a queue, and the weights of its fairness keys. A queue that nobody knows yet is made."""
+    manager = manager_of(request)
+    await manager.limiting.set_queue(name, new)
+    return await _view(manager, name)
+
+
+async def _view(manager: Manager, name: str) -> QueueView:
+    (view,) = [view for view in await _views(manager) if view.name == name]
+    return view
+
+
+async def _views(manager: Manager) -> list[QueueView]:
+    """Every queue that has tasks, workers or a past."""
+    known = await registry.list_queues(manager.database)
+    counts = await lookup.queue_counts(manager.database)
+    set_for = await limits.queue_rows(manager.database)
+    credit = manager.credit_left()
+    return [
+        QueueView(
+            name=name,
+            scheduled=counts.get(name, {}).get(TaskState.SCHEDULED, 0),
+            pending=counts.get(name, {}).get(TaskState.PENDING, 0),
+            queued=counts.get(name, {}).get(TaskState.QUEUED, 0),
+            running=counts.get(name, {}).get(TaskState.RUNNING, 0),
+            workers=len(manager.sessions.live(name)),
+            slots=manager.sessions.slots(name),
+            credit=credit.get(name, 0),
+            paused=set_for.get(name, limits.QueueRow()).paused,
+            limits=set_for.get(name, limits.QueueRow()).limits,
+        )
+        for name in sorted({*known, *counts, *manager.sessions.queues()})
+    ]

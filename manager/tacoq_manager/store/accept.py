@@ -10,12 +10,14 @@ from uuid import UUID
 import asyncpg
 
 from tacoq_manager.store.claim import Lane
+from tacoq_manager.store.draw import Rated, columns
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.states import TaskState
 
 _ACCEPT: Final = """
 SELECT id, state, duplicate, created_at, expires_at FROM pg_temp.tacoq_accept(
-    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+    $25, $26, $27, $28, $29
 )
 """
 
@@ -54,15 +56,17 @@ class Row(NamedTuple):
 
 
 class Lead(NamedTuple):
-    """What a leader may have released as it is accepted: nothing, once another one leads.
+    """What a leader may have released as it is accepted: nothing, once another one leads, or limits were changed.
 
-    `lines`: the place in `lanes`, from 1, of each row that may be; None for all others.
+    `lines`: the place in `lanes`, from 1, of each row that may be; None for all others. `limits`: their version.
     """
 
     epoch: int
     holder: UUID
+    limits: int
     lanes: Sequence[Lane]
     lines: Sequence[int | None]
+    rates: Sequence[Rated] = ()
 
 
 class Stored(NamedTuple):
@@ -95,8 +99,8 @@ async def accept(connection: HotConnection, rows: Sequence[Row], lead: Lead | No
     DatabaseUnavailable: perhaps committed; the same call again is safe.
     """
     try:
-        columns = (list(column) for column in zip(*rows, strict=True))
-        records = await connection.fetch(_ACCEPT, *columns, *_released(rows, lead))
+        given = (list(column) for column in zip(*rows, strict=True))
+        records = await connection.fetch(_ACCEPT, *given, *_released(rows, lead))
     except asyncpg.PostgresError as error:
         if error.sqlstate != "TQ409":
             raise
@@ -106,7 +110,7 @@ async def accept(connection: HotConnection, rows: Sequence[Row], lead: Lead | No
 
 def _released(rows: Sequence[Row], lead: Lead | None) -> tuple[object, ...]:
     if lead is None:
-        return ([None] * len(rows), [], [], [], [], None, None)
+        return ([None] * len(rows), [], [], [], [], None, None, None, *columns(()))
     lanes = lead.lanes
     return (
         list(lead.lines),
@@ -116,6 +120,8 @@ def _released(rows: Sequence[Row], lead: Lead | None) -> tuple[object, ...]:
         [lane.priority for lane in lanes],
         lead.epoch,
         lead.holder,
+        lead.limits,
+        *columns(lead.rates),
     )
 
 

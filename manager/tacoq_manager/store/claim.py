@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from tacoq_manager.store.draw import DRAW, Rated, columns
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.transitions import MAX_CRASHES
 from tacoq_protocol.messages import Fence, Release
@@ -19,15 +20,17 @@ CLAIM_BYTES: Final = 8 * 1024 * 1024  # of payloads at once: as much as a publis
 LAST_CHANCE: Final = MAX_CRASHES - 1  # crashes: the next makes it poison
 
 # The leader row is read FOR KEY SHARE: a takeover, which changes the epoch, waits for this statement, and a leader that
-# was frozen and wakes up finds its epoch gone and claims nothing. UPDATE by a sorted array locks in id order.
+# was frozen and wakes up finds its epoch gone and claims nothing; so does one that has not heard of a change of limits.
+# UPDATE by a sorted array locks in id order.
 # `before` is the size of what stands in front of a task; a payload is not read to be measured.
 # `chance` is worked out only when the head of a lane has a task on its last chance: of these one at a time is released
 # in a queue, so that it alone is to blame when its worker dies.
 # States are said in other words where the planner could take tasks_pending or tasks_in_flight, and walk all of it,
 # instead of the primary key or tasks_last_chance.
-_CLAIM: Final = f"""
+_HEADS: Final = f"""
 WITH lead AS MATERIALIZED (
-    SELECT epoch FROM leader WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp() FOR KEY SHARE
+    SELECT epoch FROM leader
+    WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp() AND limits = $8 FOR KEY SHARE
 ),
 lane AS MATERIALIZED (
     SELECT kind, fairness_key, priority, most FROM lead
@@ -62,13 +65,30 @@ head AS MATERIALIZED (
         ORDER BY run_at, seq
         LIMIT lane.most
     ) AS t
-)
+)"""
+
+_TAKE: Final = f"""
 UPDATE tasks
 SET state = 'queued', release = release + 1, queued_at = now(), session = NULL, started_at = NULL
 WHERE id = ANY (ARRAY(SELECT id FROM head WHERE before < {CLAIM_BYTES} ORDER BY id))
   AND state NOT IN ('scheduled', 'queued', 'running') AND queue = $7
 RETURNING id, release, kind, fairness_key, attempt, payload, created_at, timeout, expires_at, announced,
     traceparent, tracestate, priority, run_at, seq, queued_at, max_attempts
+"""
+
+_CLAIM: Final = _HEADS + _TAKE
+
+_CLAIM_RATED: Final = f"""
+{_HEADS},
+claimed AS ({_TAKE}),
+taken AS MATERIALIZED (
+    SELECT $7::text AS queue, kind, fairness_key, count(*) AS tasks FROM claimed GROUP BY kind, fairness_key
+),
+rated AS MATERIALIZED (
+    SELECT * FROM unnest($9::text[], $10::text[], $11::float8[], $12::float8[]) AS r (queue, kind, rate, key_rate)
+),
+drawn AS ({DRAW})
+SELECT * FROM claimed
 """
 
 # Whoever releases holds this row FOR KEY SHARE. What is committed meanwhile is seen by the next statement only.
@@ -111,15 +131,24 @@ SELECT queue, kind, fairness_key, priority FROM lane WHERE priority < 10
 """
 
 _IN_FLIGHT: Final = """
-SELECT queue, kind, count(*) AS released FROM tasks WHERE state IN ('queued', 'running') GROUP BY queue, kind
+SELECT queue, kind, fairness_key, count(*) AS released
+FROM tasks WHERE state IN ('queued', 'running') GROUP BY queue, kind, fairness_key
 """
 
 
 class Flow(NamedTuple):
-    """Released tasks that are counted together."""
+    """A kind of one queue."""
 
     queue: str
     kind: str
+
+
+class Line(NamedTuple):
+    """Tasks of one fairness key, whatever their priorities: what the key's own limits count together."""
+
+    queue: str
+    kind: str
+    fairness_key: str
 
 
 class Lane(NamedTuple):
@@ -129,6 +158,10 @@ class Lane(NamedTuple):
     kind: str
     fairness_key: str
     priority: int
+
+    @property
+    def line(self) -> Line:
+        return Line(self.queue, self.kind, self.fairness_key)
 
 
 class Take(NamedTuple):
@@ -157,14 +190,23 @@ class Batch(NamedTuple):
     cut: bool
 
 
-async def claim(connection: HotConnection, *, epoch: int, holder: UUID, queue: str, takes: Sequence[Take]) -> Batch:
+async def claim(
+    connection: HotConnection,
+    *,
+    epoch: int,
+    holder: UUID,
+    limits: int,
+    queue: str,
+    takes: Sequence[Take],
+    rates: Sequence[Rated] = (),
+) -> Batch:
     """Move what `takes` asks for of `queue` from pending to queued: of each lane by time due, then order of accept.
 
-    No more after CLAIM_BYTES of payloads. Committed when it returns. Nothing is claimed unless `holder` leads with
-    `epoch`. Raises DatabaseUnavailable: then rows may be queued that nobody publishes: see `unpublished`.
+    No more after CLAIM_BYTES of payloads. Committed when it returns, with what it draws on `rates`. Nothing is claimed
+    unless `holder` leads with `epoch`, and limits have the version `limits`. Raises DatabaseUnavailable: then rows may
+    be queued that nobody publishes: see `unpublished`.
     """
-    rows = await connection.fetch(
-        _CLAIM,
+    asked = (
         epoch,
         holder,
         [take.lane.kind for take in takes],
@@ -172,7 +214,12 @@ async def claim(connection: HotConnection, *, epoch: int, holder: UUID, queue: s
         [take.lane.priority for take in takes],
         [take.most for take in takes],
         queue,
+        limits,
     )
+    if rates:
+        rows = await connection.fetch(_CLAIM_RATED, *asked, *columns(rates))
+    else:
+        rows = await connection.fetch(_CLAIM, *asked)
     rows.sort(key=lambda row: (-row["priority"], row["run_at"], row["seq"]))
     claimed = [
         Claimed(
@@ -221,6 +268,6 @@ async def lanes(connection: HotConnection) -> list[Lane]:
     return [Lane(*row) for row in await connection.fetch(_LANES)]
 
 
-async def in_flight(connection: HotConnection) -> dict[Flow, int]:
-    """Count the released tasks of each queue and kind."""
-    return {Flow(queue, kind): released for queue, kind, released in await connection.fetch(_IN_FLIGHT)}
+async def in_flight(connection: HotConnection) -> dict[Line, int]:
+    """Count the released tasks of each queue, kind and fairness key."""
+    return {Line(*line): released for *line, released in await connection.fetch(_IN_FLIGHT)}

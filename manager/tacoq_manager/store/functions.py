@@ -6,20 +6,23 @@ see that the task had already ended, and takes the row back out.
 
 `lines` is for the leader, who has room for some of the tasks: the number of the lane in which one stands, NULL for all
 others. In a lane where nothing is pending it is released at once; the leader row, read FOR KEY SHARE, says whether the
-lead still holds, and lets a takeover wait.
+lead still holds, and by which limits, and lets a takeover wait. What is released draws on the rates that are given.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-ACCEPT_FUNCTION: Final = """
+from tacoq_manager.store.draw import DRAW
+
+ACCEPT_FUNCTION: Final = f"""
 CREATE OR REPLACE FUNCTION pg_temp.tacoq_accept(
     ids uuid[], kinds text[], queues text[], priorities smallint[], fairness_keys text[], payloads bytea[],
     fingerprints bytea[], delays float8[], run_ats timestamptz[], expiry_delays float8[], expires_ats timestamptz[],
     attempt_limits int[], timeouts float8[], retries_of uuid[], traceparents text[], tracestates text[],
     queues_given boolean[], lines int[], lane_queues text[], lane_kinds text[], lane_keys text[],
-    lane_priorities smallint[], lead_epoch bigint, lead_holder uuid
+    lane_priorities smallint[], lead_epoch bigint, lead_holder uuid, lead_limits bigint, rated_queues text[],
+    rated_kinds text[], rates float8[], key_rates float8[]
 ) RETURNS TABLE (id uuid, state text, duplicate boolean, created_at timestamptz, expires_at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -32,6 +35,7 @@ BEGIN
     IF lead_epoch IS NOT NULL THEN
         PERFORM FROM leader
         WHERE leader.epoch = lead_epoch AND leader.holder = lead_holder AND leader.expires_at > clock_timestamp()
+          AND leader.limits = lead_limits
         FOR KEY SHARE;
         IF FOUND THEN
             SELECT array_agg(lane.number) INTO free
@@ -78,6 +82,21 @@ BEGIN
     CROSS JOIN LATERAL (SELECT 1 FROM task_history AS h WHERE h.id = u.id OFFSET 0) AS h;
     IF ended IS NOT NULL THEN
         DELETE FROM tasks WHERE tasks.id = ANY (ended);
+    END IF;
+
+    IF free IS NOT NULL AND cardinality(rated_queues) > 0 THEN
+        WITH taken AS MATERIALIZED (
+            SELECT t.queue, t.kind, t.fairness_key, count(*) AS tasks
+            FROM unnest(fresh) AS u (id)
+            CROSS JOIN LATERAL (
+                SELECT queue, kind, fairness_key FROM tasks WHERE tasks.id = u.id AND tasks.state = 'queued' OFFSET 0
+            ) AS t
+            GROUP BY t.queue, t.kind, t.fairness_key
+        ),
+        rated AS MATERIALIZED (
+            SELECT * FROM unnest(rated_queues, rated_kinds, rates, key_rates) AS r (queue, kind, rate, key_rate)
+        )
+        {DRAW};
     END IF;
 
     IF ended IS NULL AND cardinality(fresh) = cardinality(ids) THEN

@@ -15,9 +15,9 @@ _RENEW: Final = """
 WITH renewed AS (
     UPDATE leader SET expires_at = clock_timestamp() + make_interval(secs => $3)
     WHERE epoch = $1 AND holder = $2 AND expires_at > clock_timestamp()
-    RETURNING epoch
+    RETURNING epoch, limits
 )
-SELECT epoch,
+SELECT epoch, limits,
     extract(epoch FROM (SELECT min(run_at) FROM tasks WHERE state = 'scheduled') - now())::float8 AS due,
     extract(epoch FROM (
         SELECT min(expires_at) FROM tasks WHERE expires_at IS NOT NULL AND state IN ('scheduled', 'pending')
@@ -48,12 +48,14 @@ SELECT pg_notify('{CHANNEL}', $3) FROM given_up
 class Tick(NamedTuple):
     """A renewal that held.
 
-    Seconds until the next scheduled task is due, until the next deadline of a waiting one, and until a schedule fires.
+    Seconds until the next scheduled task is due, until the next deadline of a waiting one, and until a schedule fires;
+    the version of the limits.
     """
 
     due: float | None
     expiry: float | None
     fire: float | None
+    limits: int
 
 
 class Taken(NamedTuple):
@@ -72,7 +74,7 @@ async def take(connection: HotConnection, holder: UUID) -> Taken | float:
 async def renew(connection: HotConnection, epoch: int, holder: UUID) -> Tick | None:
     """Hold the lead for LEASE_SECONDS more; None when it is lost."""
     rows = await connection.fetch(_RENEW, epoch, holder, LEASE_SECONDS)
-    return Tick(rows[0]["due"], rows[0]["expiry"], rows[0]["fire"]) if rows else None
+    return Tick(rows[0]["due"], rows[0]["expiry"], rows[0]["fire"], rows[0]["limits"]) if rows else None
 
 
 async def give_up(connection: HotConnection, epoch: int, holder: UUID) -> None:

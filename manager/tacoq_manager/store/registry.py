@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.faults import database_faults
 from tacoq_manager.store.schema import kinds, queues, workers
+from tacoq_protocol.limits import KindLimits
 from tacoq_protocol.messages import KindSpec, Register
 
 ENDED_SHOWN: Final = 50
@@ -37,11 +38,12 @@ class WorkerRow(msgspec.Struct, frozen=True):
 
 
 class KindRow(msgspec.Struct, frozen=True):
-    """A kind of one queue, and when a session last registered it."""
+    """A kind of one queue, when a session last registered it, and which limits were set for it."""
 
     queue: str
     spec: KindSpec
     seen_at: datetime
+    limits: KindLimits | None = None
 
 
 async def register(database: Database, sessions: Sequence[Register]) -> None:
@@ -105,7 +107,15 @@ async def get_worker(database: Database, session: UUID) -> WorkerRow | None:
 async def list_kinds(database: Database) -> list[KindRow]:
     """Return every kind that was ever registered, by queue and name."""
     rows = await _read(database, kinds, order=(kinds.c.queue, kinds.c.name))
-    return [KindRow(row["queue"], msgspec.convert(row["spec"], KindSpec), row["seen_at"]) for row in rows]
+    return [
+        KindRow(
+            row["queue"],
+            msgspec.convert(row["spec"], KindSpec),
+            row["seen_at"],
+            None if row["limits"] is None else KindLimits.model_validate(row["limits"]),
+        )
+        for row in rows
+    ]
 
 
 async def load_specs(database: Database) -> dict[tuple[str, str], KindSpec]:

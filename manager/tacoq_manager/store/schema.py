@@ -176,6 +176,7 @@ kinds = Table(
     Column("name", Text, primary_key=True),
     Column("spec", JSON, nullable=False),
     Column("seen_at", _moment, nullable=False, server_default=func.now()),
+    Column("limits", JSON),  # set at run time: before those of the spec
 )
 
 queues = Table(
@@ -183,7 +184,38 @@ queues = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("created_at", _moment, nullable=False, server_default=func.now()),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("limits", JSON),
 )
+
+buckets = Table(  # tokens left of a rate that were not all there when it was last drawn on
+    "buckets",
+    metadata,
+    Column("queue", Text, nullable=False),
+    Column("kind", Text),  # NULL: the queue's
+    Column("fairness_key", Text),  # NULL: the kind's
+    Column("tokens", Double, nullable=False),
+    Column("as_of", _moment, nullable=False),
+    Column("rate", Double, nullable=False),  # tokens a second, from then on
+)
+Index(
+    "buckets_of",
+    buckets.c.queue,
+    buckets.c.kind,
+    buckets.c.fairness_key,
+    unique=True,
+    postgresql_nulls_not_distinct=True,
+)
+
+holds = Table(  # what a handler found to be limited elsewhere
+    "holds",
+    metadata,
+    Column("queue", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("fairness_key", Text),  # NULL: all of the kind
+    Column("until", _moment, nullable=False),
+)
+Index("holds_of", holds.c.queue, holds.c.kind, holds.c.fairness_key, unique=True, postgresql_nulls_not_distinct=True)
 
 schedules = Table(
     "schedules",
@@ -216,4 +248,5 @@ leader = Table(  # one row; the epoch is its key, so that a takeover waits for c
     Column("epoch", BigInteger, primary_key=True, autoincrement=False),
     Column("holder", Uuid),
     Column("expires_at", _moment, nullable=False),
+    Column("limits", BigInteger, nullable=False, server_default="0"),  # raised by every change of them
 )

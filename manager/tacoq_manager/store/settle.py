@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from tacoq_manager.store.claim import Line
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.transitions import MAX_CRASHES, Transition
 from tacoq_protocol.states import RELEASED, TaskState
@@ -130,6 +131,15 @@ class Applied(NamedTuple):
     @property
     def frees_slot(self) -> bool:
         return self.was in RELEASED and self.state not in RELEASED
+
+    @property
+    def takes_slot(self) -> bool:
+        """Without a claim: a cancel was asked for, and its last release may be about."""
+        return self.was not in RELEASED and self.state in RELEASED
+
+    @property
+    def line(self) -> Line:
+        return Line(self.queue, self.kind, self.fairness_key)
 
 
 _encode = msgspec.json.Encoder().encode

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Final
 from uuid import UUID
 
-from tacoq_manager.credit import Credit
+from tacoq_manager.inflight import InFlight
 from tacoq_manager.presence import Presence
 from tacoq_manager.sessions import BEAT_SECONDS, Sessions, SessionState
 from tacoq_protocol.broker import Broker
@@ -27,13 +27,13 @@ class Deafness:
     """Remembers what sessions had taken at the last look, and how often in a row they had taken nothing since."""
 
     def __init__(
-        self, broker: Broker, topology: Topology, *, sessions: Sessions, presence: Presence, credit: Credit
+        self, broker: Broker, topology: Topology, *, sessions: Sessions, presence: Presence, in_flight: InFlight
     ) -> None:
         self._broker = broker
         self._topology = topology
         self._sessions = sessions
         self._presence = presence
-        self._credit = credit
+        self._in_flight = in_flight
         self._taken: dict[UUID, int] = {}
         self._idle: Counter[UUID] = Counter()
 
@@ -44,7 +44,7 @@ class Deafness:
         self._taken = {state.session: state.taken for state in live}
         self._idle = Counter({session: self._idle[session] for session in idle})
         asked = 0
-        for queue, released in self._credit.by_queue().items():
+        for queue, released in self._in_flight.by_queue().items():
             suspects = [state for state in live if state.queue == queue and state.session in idle]
             if not released or not suspects:
                 continue

@@ -1,7 +1,8 @@
 """The commands that ask a manager: `tacoq publish, cancel, retry, ps, show, why, workers, queues, kinds, schedules`."""
 
 from tacoq_publisher.cli.act import cancel, publish, retry
-from tacoq_publisher.cli.look import kinds, ps, queues, show, why
+from tacoq_publisher.cli.limits import kinds, queues
+from tacoq_publisher.cli.look import ps, show, why
 from tacoq_publisher.cli.schedules import schedules
 from tacoq_publisher.cli.workers import workers
 

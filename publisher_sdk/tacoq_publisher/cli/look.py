@@ -93,36 +93,3 @@ def why(task_id: UUID, url: str | None, as_json: bool) -> None:
         click.echo(found.model_dump_json(exclude_none=True))
         return
     click.echo(f"{found.state}, {found.reason}: {text(found.sentence)}")
-
-
-@click.command()
-@manager_options
-def queues(url: str | None, as_json: bool) -> None:
-    """List queues: their tasks by state, and what their workers can take."""
-    found = ask(url, Manager.queues)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        ["QUEUE", "SCHEDULED", "PENDING", "QUEUED", "RUNNING", "WORKERS", "SLOTS", "CREDIT"],
-        [(q.name, q.scheduled, q.pending, q.queued, q.running, q.workers, q.slots, q.credit) for q in found.queues],
-        none="no queues: the first worker or task of one makes it",
-    )
-
-
-@click.command()
-@manager_options
-def kinds(url: str | None, as_json: bool) -> None:
-    """List the kinds that workers have registered; --json has their schemas."""
-    found = ask(url, Manager.kinds)
-    if as_json:
-        print_json(found)
-        return
-    print_table(
-        ["KIND", "QUEUE", "ATTEMPTS", "TIMEOUT", "ON LOST", "SEEN"],
-        [
-            (k.name, k.queue, k.max_attempts, f"{k.timeout:g} s" if k.timeout else None, k.on_lost, k.seen_at)
-            for k in found.kinds
-        ],
-        none="no kinds: a worker registers its kinds when it starts",
-    )

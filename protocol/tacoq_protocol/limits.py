@@ -1,0 +1,49 @@
+"""Limits as they cross HTTP: what is set for a queue, and for a kind. None of them is a limit of one worker."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tacoq_protocol.rates import parse_rate
+
+MOST_CONCURRENCY: Final = 1_000_000
+
+FairnessKey = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{0,200}$")]
+RateText = Annotated[str, AfterValidator(lambda text: parse_rate(text).text)]
+Concurrency = Annotated[int, Field(strict=True, ge=1, le=MOST_CONCURRENCY)]
+Weight = Annotated[int, Field(strict=True, ge=1, le=1_000)]
+
+
+class QueueLimits(BaseModel):
+    """Body of `PUT /v1/queues/{name}/limits`: all that is to hold for the queue; what is left out or null does not.
+
+    A fairness key of weight 3 is served three tasks where others, of weight 1, are served one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    concurrency: Concurrency | None = Field(None, description="Tasks released at once")
+    rate: RateText | None = Field(None, description='Releases, as in "100/s"')
+    weights: dict[FairnessKey, Weight] = Field({}, max_length=1_000, description="Of fairness keys; of others it is 1")
+
+
+class KindLimits(BaseModel):
+    """Limits of a kind. What is None is not limited; in an override it is as the code says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    concurrency: Concurrency | None = Field(None, description="Tasks released at once")
+    rate: RateText | None = Field(None, description='Releases, as in "100/s"')
+    max_per_key: Concurrency | None = Field(None, description="Tasks of one fairness key released at once")
+    rate_per_key: RateText | None = Field(None, description="Releases of one fairness key")
+
+
+class SetKindLimits(KindLimits):
+    """Body of `PUT /v1/kinds/{name}/limits`: they go before those of the code; what is left out or null is the code's.
+
+    `queue` is needed when several know the kind.
+    """
+
+    queue: str | None = None

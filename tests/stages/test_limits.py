@@ -1,0 +1,245 @@
+"""Limits in dispatch: what is released when something limits it, when that changes, and by who leads next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tacoq_manager.limits import Limit
+from tacoq_manager.store import limits as store
+from tacoq_manager.store.claim import Flow, Line
+from tacoq_manager.store.settle import apply
+from tacoq_manager.transitions import cancel, give_back
+from tacoq_protocol.errors import BrokerUnavailable
+from tacoq_protocol.limits import KindLimits, QueueLimits
+from tacoq_protocol.messages import Completed
+from tests.stages.floor import Floor
+from tests.support.eventually import eventually
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+FLOW = Flow("default", "k")
+
+
+async def complete(floor: Floor, *ids: UUID) -> None:
+    """Report these as completed."""
+    released = {release.task_id: release.release for release in floor.releases}
+    await floor.report(*[Completed(task_id, released[task_id], NOW, 0.1, b"1") for task_id in ids])
+
+
+def keys(floor: Floor, since: int = 0) -> Counter[str]:
+    """How many releases came by the first word of their payloads."""
+    return Counter(release.payload.decode().strip('"') for release in floor.releases[since:])
+
+
+async def accept_keyed(floor: Floor, count: int, *names: str, **options: Any) -> None:
+    for name in names:
+        await floor.accept(count, payload=f'"{name}"'.encode(), fairness_key=name, **options)
+
+
+async def set_kind(floor: Floor, limits: KindLimits) -> None:
+    """Set the limits of the kind, which the registry has to know."""
+    await floor.connection.execute(
+        "INSERT INTO kinds (queue, name, spec) VALUES ('default', 'k', '{}') ON CONFLICT DO NOTHING"
+    )
+    await floor.manager.limiting.set_kind(FLOW, limits)
+
+
+async def take_over(floor: Floor) -> None:
+    """The manager gives the lead up and takes it again, as another one would: it knows nothing any more."""
+    await floor.manager.leader.give_up()
+    floor.manager.limits.load(store.Loaded(-1, {}, {}, []))
+    floor.manager.limits.buckets.load([])
+    floor.manager.in_flight.forget()
+    await floor.manager.leader.step()
+
+
+# Concurrency.
+
+
+async def test_no_more_of_a_kind_is_out_than_its_limit(floor: Floor) -> None:
+    floor.join("k", "other", concurrency=3)
+    floor.join("k", "other", slots=20, concurrency=3)
+    ids = await floor.accept(10)
+    await floor.accept(5, kind="other")
+    assert await floor.dispatch() == 6
+    await complete(floor, ids[0])
+    assert await floor.dispatch() == 1
+    assert floor.releases[-1].kind == "k"
+
+
+async def test_no_more_of_a_queue_is_out_than_its_limit(floor: Floor) -> None:
+    floor.join("k", "other")
+    await floor.manager.limiting.set_queue("default", QueueLimits(concurrency=4))
+    ids = await floor.accept(10)
+    await floor.accept(10, kind="other")
+    assert await floor.dispatch() == 4
+    await complete(floor, ids[0])
+    assert await floor.dispatch() == 1
+
+
+async def test_no_more_of_a_key_is_out_than_its_limit(floor: Floor) -> None:
+    floor.join("k", slots=50, max_per_key=2)
+    await accept_keyed(floor, 5, "a", "b")
+    await accept_keyed(floor, 5, "a", priority=7)
+    assert await floor.dispatch() == 4
+    assert keys(floor) == {"a": 2, "b": 2}
+    first = next(release.task_id for release in floor.releases if release.payload == b'"a"')
+    await complete(floor, first)
+    assert await floor.dispatch() == 1
+    assert keys(floor) == {"a": 3, "b": 2}
+
+
+async def test_limit_counts_what_was_out_before_a_takeover(floor: Floor) -> None:
+    floor.join("k", concurrency=3, max_per_key=2)
+    await accept_keyed(floor, 5, "a", "b")
+    assert await floor.dispatch() == 3
+    await take_over(floor)
+    assert await floor.dispatch() == 0
+
+
+async def test_limit_of_keys_set_while_tasks_are_out_counts_them(floor: Floor) -> None:
+    floor.join("k")
+    await accept_keyed(floor, 3, "a")
+    assert await floor.dispatch() == 3
+    await set_kind(floor, KindLimits(max_per_key=4))
+    await accept_keyed(floor, 3, "a")
+    assert await floor.dispatch() == 1
+
+
+async def test_task_that_a_cancel_queues_again_counts_as_out(floor: Floor) -> None:
+    """It was given back, and its message may be about: until that is known its release is open."""
+    floor.join("k", concurrency=1)
+    first, _second = await floor.accept(2)
+    await floor.dispatch()
+    await floor.manager.settler.apply([give_back(floor.releases[0].fence)])
+    await floor.manager.canceller.cancel(first)
+    assert await floor.state(first) == "queued"
+    assert await floor.dispatch() == 0
+    assert floor.manager.in_flight.flow(FLOW) == 1
+
+
+async def test_so_does_one_that_another_manager_cancels(floor: Floor) -> None:
+    floor.join("k", concurrency=1)
+    first, _second = await floor.accept(2)
+    await floor.dispatch()
+    await floor.manager.settler.apply([give_back(floor.releases[0].fence)])
+    (moved,) = await apply(floor.manager.database.upkeep, cancel(first))
+    assert moved.takes_slot
+    floor.manager._count({moved.line: -1})  # as news tell
+    assert await floor.dispatch() == 0
+
+
+async def test_key_whose_ends_nobody_told_of_is_found_by_the_recount(floor: Floor) -> None:
+    floor.join("k", max_per_key=1)
+    await accept_keyed(floor, 2, "a")
+    assert await floor.dispatch() == 1
+    await floor.connection.execute("DELETE FROM tasks WHERE state = 'queued'")
+    assert await floor.dispatch() == 0
+    await floor.manager.recount.step()
+    assert await floor.dispatch() == 1
+
+
+async def test_queue_that_cannot_be_declared_leaves_nothing_counted(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floor.join("k", concurrency=1, max_per_key=1)
+    await floor.accept(2)
+
+    async def refuse(*_: object) -> None:
+        raise BrokerUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(floor.manager.publisher, "declare", refuse)
+        with pytest.raises(BrokerUnavailable):
+            await floor.manager.dispatcher.step()
+    assert floor.manager.in_flight.total() == 0
+    assert await floor.dispatch() == 1
+
+
+async def test_deploy_that_raises_a_limit_lets_keys_go_that_it_shut(floor: Floor) -> None:
+    floor.join("k", max_per_key=1)
+    await accept_keyed(floor, 3, "a")
+    assert await floor.dispatch() == 1
+    floor.join("k", max_per_key=2)
+    assert await floor.dispatch() == 1
+
+
+# What is set at run time.
+
+
+async def test_paused_queue_releases_nothing_and_goes_on_when_it_is_resumed(floor: Floor) -> None:
+    floor.join("k")
+    await floor.manager.limiting.pause("default")
+    await floor.accept(3)
+    assert await floor.dispatch() == 0
+    floor.manager.dispatcher._changed.clear()
+    await floor.manager.limiting.resume("default")
+    assert floor.manager.dispatcher._changed.is_set()
+    assert await floor.dispatch() == 3
+
+
+async def test_claim_by_limits_that_others_have_changed_takes_nothing(floor: Floor) -> None:
+    """Another manager answered the request, and its news were lost."""
+    floor.join("k")
+    await floor.accept(3)
+    await store.pause(floor.manager.database, "default", True)
+    assert await floor.dispatch() == 0
+    await store.pause(floor.manager.database, "default", False)
+    assert await floor.dispatch() == 0, "it knows that the queue is paused, and of nothing else"
+    await floor.manager.leader.step()
+    await eventually(lambda: floor.manager.limits.version == 2)
+    assert await floor.dispatch() == 3, "and its tick told it"
+
+
+async def test_change_waits_for_the_claims_that_are_under_way(floor: Floor, lock: Any) -> None:
+    """Nothing of a queue is released after its pause was answered."""
+    await lock.execute("SELECT epoch FROM leader FOR KEY SHARE")
+    pausing = asyncio.create_task(floor.manager.limiting.pause("default"))
+
+    async def it_waits() -> bool:
+        found = await floor.connection.fetch("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        return bool(found)
+
+    await eventually(it_waits)
+    assert not pausing.done()
+    await lock.execute("COMMIT")
+    await pausing
+
+
+async def test_what_was_set_goes_before_the_code_and_stays_over_a_takeover(floor: Floor) -> None:
+    floor.join("k", concurrency=2)
+    await floor.accept(20)
+    assert await floor.dispatch() == 2
+    await set_kind(floor, KindLimits(concurrency=5))
+    assert await floor.dispatch() == 3
+    await take_over(floor)
+    assert floor.manager.limits.caps(FLOW).concurrency == 5
+    await set_kind(floor, KindLimits())
+    assert floor.manager.limits.caps(FLOW).concurrency == 2
+    assert await floor.dispatch() == 0
+
+
+async def test_weights_are_those_of_the_queue(floor: Floor) -> None:
+    floor.join("k", slots=8)
+    await floor.manager.limiting.set_queue("default", QueueLimits(weights={"a": 3}))
+    await accept_keyed(floor, 20, "a", "b")
+    await floor.dispatch()
+    assert keys(floor) == {"a": 6, "b": 2}
+
+
+async def test_what_shuts_a_task_is_named(floor: Floor) -> None:
+    floor.join("k", concurrency=1)
+    await floor.accept(2)
+    await floor.dispatch()
+    shut = floor.manager.limits.shut(Line("default", "k", ""))
+    assert shut is not None
+    assert (shut.limit, shut.of.kind, shut.most, shut.at) == (Limit.CONCURRENCY, "k", 1, 1)
+    await floor.manager.limiting.pause("default")
+    shut = floor.manager.limits.shut(Line("default", "k", ""))
+    assert shut is not None
+    assert (shut.limit, shut.of.queue, shut.of.kind) == (Limit.PAUSED, "default", None)
