@@ -93,6 +93,19 @@ async def test_cancel_of_a_task_that_was_given_back_is_a_request_that_the_worker
     assert await floor.state(task_id) == "cancelled"
 
 
+async def test_cancel_of_a_task_that_was_given_back_takes_its_slot_again(floor: Floor) -> None:
+    """What holds its release may still begin it: no other is released for that slot until it has been told."""
+    floor.join("k", slots=2)
+    ids = await floor.accept(2)
+    await floor.dispatch()
+    await floor.manager.settler.apply([give_back(Fence(task_id, 1)) for task_id in ids])
+    await floor.manager.canceller.cancel(ids[0])
+    await floor.accept(5)
+    assert await floor.dispatch() == 1
+    await floor.report(Cancelled(ids[0], 1, None, 0.0, "cancelled on request"))
+    assert await floor.dispatch() == 1
+
+
 async def test_cancel_of_a_task_that_was_given_back_is_final_when_nobody_holds_it(floor: Floor) -> None:
     floor.join("k")
     (task_id,) = await floor.accept()
