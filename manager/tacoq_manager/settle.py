@@ -200,7 +200,7 @@ class Settler:
             case Expired():
                 return moves.run_out(report, session)
             case Returned():
-                return moves.hand_back(report)
+                return moves.hand_back(report, session)
             case Started():
                 raise AssertionError("a start is not an outcome")
             case _:
@@ -247,12 +247,11 @@ class Settler:
                     transitions[middle:], refused
                 )
             (offending,) = transitions
-            of_a_report = offending.session is not None or offending.move == "hand_back"
-            if offending.release is None or not of_a_report:
+            if offending.release is None or offending.session is None:
                 raise
             fence, reason = _fence(offending), str(error).replace("\0", "")
             refused.setdefault(fence, reason)
-            if offending.session is None or offending.move == "refuse":  # not even its fence: no task can have it
+            if offending.move == "refuse":  # not even its fence: no task can have it
                 log.error("a report is dropped", extra={"task_id": fence.task_id, "error": reason})
                 return []
             log.error("Postgres refuses a report", extra={"task_id": fence.task_id, "error": reason})

@@ -33,7 +33,18 @@ from typing import Final
 from uuid import UUID
 
 from tacoq_protocol.http import ErrorInfo
-from tacoq_protocol.messages import Cancelled, Completed, Expired, Failed, Fence, KindSpec, Returned, Snoozed, Started
+from tacoq_protocol.messages import (
+    Cancelled,
+    Completed,
+    Expired,
+    Failed,
+    Fence,
+    KindSpec,
+    Returned,
+    ReturnReason,
+    Snoozed,
+    Started,
+)
 from tacoq_protocol.states import RELEASED, TaskState
 
 MAX_CRASHES: Final = 3  # runs lost with their worker, before a task counts as the cause
@@ -48,7 +59,8 @@ class Transition:
     """One move, as data for one set-based statement.
 
     `release` None: a move that is not for a run, whatever the release. `to` None: the state stays. `outcome` is the
-    word for the attempts table; None when no run ended. `attempt_limit` is the kind's; the task's own goes before it.
+    word for the attempts table; None when no release ended. `attempt_limit` is the kind's; the task's own goes
+    before it.
     """
 
     move: str
@@ -164,7 +176,16 @@ def run_out(report: Expired, session: UUID) -> Transition:
     )
 
 
-def hand_back(report: Returned) -> Transition:
+_RETURNED: Final = {
+    ReturnReason.SHUTDOWN: "its worker was stopped",
+    ReturnReason.DRAINING: "its worker was drained",
+    ReturnReason.REDELIVERED: "the broker gave it a second time",
+    ReturnReason.UNKNOWN_KIND: "its worker does not know the kind",
+    ReturnReason.SLOW: "it stood behind a long run",
+}
+
+
+def hand_back(report: Returned, session: UUID) -> Transition:
     """The worker will not run it (any reason but a redelivery, which says nothing about the run)."""
     return Transition(
         move="hand_back",
@@ -173,6 +194,9 @@ def hand_back(report: Returned) -> Transition:
         from_states=_OPEN,
         to=PENDING,
         closes=True,
+        session=session,
+        outcome="returned",
+        error=ErrorInfo("Returned", _RETURNED[report.reason]),
     )
 
 
@@ -206,8 +230,8 @@ def lose(
         crash=crash and started,
         attempt_limit=spec.max_attempts,
         session=session,
-        outcome=("crashed" if crash else "lost") if started else None,
-        error=ErrorInfo("WorkerLost", detail) if started else None,
+        outcome=("crashed" if crash else "lost") if started else "returned",
+        error=ErrorInfo("WorkerLost" if started else "Returned", detail),
     )
 
 

@@ -46,7 +46,9 @@ async def stored(field: Field) -> Stored:
     final = await field.rows(
         "SELECT id, state, release, attempt, result, error->>'type', finished_at FROM task_history ORDER BY seq"
     )
-    attempts = await field.rows("SELECT task_id, release, outcome, error->>'type' FROM attempts ORDER BY release")
+    attempts = await field.rows(
+        "SELECT task_id, release, outcome, error->>'type' FROM attempts WHERE outcome <> 'returned' ORDER BY release"
+    )
     return Stored(
         live=[(row[0], TaskState(row[1])) for row in live],
         final=[Final(row[0], TaskState(row[1]), *row[2:]) for row in map(tuple, final)],

@@ -17,8 +17,8 @@ from tests.support.eventually import eventually
 
 OUTLASTS_GRACE = 12.0  # of one second, and of the five that a cancelled run has to stop
 
-ENDS = "SELECT outcome, error->>'type' AS type FROM attempts WHERE task_id = $1"
-BY_FAULT = "SELECT FROM attempts WHERE outcome <> 'completed' AND error->>'type' <> 'ValueError'"
+ENDS = "SELECT outcome, error->>'type' AS type FROM attempts WHERE task_id = $1 AND outcome <> 'returned'"
+BY_FAULT = "SELECT FROM attempts WHERE outcome NOT IN ('completed', 'returned') AND error->>'type' <> 'ValueError'"
 
 
 @pytest.mark.timeout(150)

@@ -250,6 +250,16 @@ async def test_a_released_task_is_asked_to_stop(served: Served) -> None:
     assert (await served.ask("GET", f"/v1/tasks/{queued}"))[1]["cancel_requested"] is True
 
 
+async def test_a_retry_is_told_on_both_sides(served: Served) -> None:
+    task_id = await served.publish()
+    await served.ask("POST", f"/v1/tasks/{task_id}/cancel")
+    _, again = await served.ask("POST", f"/v1/tasks/{task_id}/retry")
+    _, timeline = await served.ask("GET", f"/v1/tasks/{task_id}/timeline")
+    assert (timeline["events"][-1]["event"], timeline["events"][-1]["detail"]) == ("retried", f"as {again['id']}")
+    _, timeline = await served.ask("GET", f"/v1/tasks/{again['id']}/timeline")
+    assert timeline["events"][0]["detail"] == f"retry of {task_id}"
+
+
 async def test_the_timeline_tells_what_happened(served: Served) -> None:
     task_id = await served.publish()
     await served.ask("POST", f"/v1/tasks/{task_id}/cancel")

@@ -13,10 +13,10 @@ from sqlalchemy import text
 from tacoq_manager.store import filters, tasks
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.history import ensure_partitions
-from tacoq_protocol.errors import FilterRefused, TaskNotFound
+from tacoq_protocol.errors import FilterRefused
 from tacoq_protocol.http import ErrorInfo, TaskFilter
 from tacoq_protocol.states import TaskState
-from tests.manager.rows import finish, id_at, insert_final, insert_live, new_ids
+from tests.manager.rows import id_at, insert_final, insert_live, new_ids
 
 NOW = datetime(2030, 5, 10, 12, tzinfo=UTC)
 
@@ -71,7 +71,7 @@ async def test_lookups_use_the_primary_keys_even_when_tables_are_empty_or_large(
     await insert_final(store, [id_at(NOW, number) for number in range(2_000)], finished_at=NOW)
     await store.upkeep.fetch("ANALYZE task_history")
     await store.upkeep.fetch("VACUUM ANALYZE tasks")
-    for name, statement in (("views", tasks._VIEWS), ("ended", tasks._ENDED)):
+    for name, statement in (("views", tasks.VIEWS), ("ended", tasks._ENDED)):
         # As a generic plan, which is what the hot connection runs.
         types, more = ("uuid[], boolean", ", false") if "$2" in statement else ("uuid[]", "")
         await store.read.fetch(f"PREPARE {name}({types}) AS {statement}")
@@ -199,42 +199,3 @@ async def test_queue_counts_are_of_live_tasks(store: Database) -> None:
     await insert_live(store, new_ids(2), run_at=NOW, state=TaskState.RUNNING, queue="slow")
     await insert_final(store, new_ids(1), finished_at=NOW)
     assert await tasks.queue_counts(store) == {"default": {TaskState.PENDING: 3}, "slow": {TaskState.RUNNING: 2}}
-
-
-async def test_the_timeline_of_a_waiting_task_begins_with_its_accept(store: Database) -> None:
-    (waiting,) = new_ids(1)
-    await insert_live(store, [waiting], run_at=NOW)
-    assert [event.event for event in (await tasks.timeline(store, waiting)).events] == ["accepted"]
-    await finish(store, [waiting])
-    assert [event.event for event in (await tasks.timeline(store, waiting)).events] == ["accepted", "completed"]
-
-
-async def test_the_timeline_tells_each_run_once_in_the_order_of_releases(store: Database) -> None:
-    (task,) = new_ids(1)
-    await insert_final(
-        store, [task], finished_at=NOW, state=TaskState.FAILED, result=None, error='{"type":"E","message":"2"}'
-    )
-    await store.settle.fetch("UPDATE task_history SET release = 3, started_at = finished_at WHERE id = $1", task)
-    for release, message, skew in ((1, "1", 3600), (3, "2", 0)):  # a worker whose clock is an hour ahead
-        await store.settle.fetch(
-            "INSERT INTO attempts (task_id, release, attempt, outcome, started_at, ended_at, error) "
-            "VALUES ($1, $2, $2, 'failed', $3, $4, $5::text::json)",
-            task,
-            release,
-            NOW + timedelta(seconds=skew),
-            NOW,
-            f'{{"type":"E","message":"{message}"}}',
-        )
-    timeline = await tasks.timeline(store, task)
-    assert [(event.event, event.release, event.detail) for event in timeline.events] == [
-        ("accepted", None, None),
-        ("started", 1, None),
-        ("failed", 1, "E: 1"),
-        ("started", 3, None),
-        ("failed", 3, "E: 2"),
-    ]
-
-
-async def test_the_timeline_of_no_task_is_not_found(store: Database) -> None:
-    with pytest.raises(TaskNotFound):
-        await tasks.timeline(store, new_ids(1)[0])

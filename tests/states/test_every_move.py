@@ -63,7 +63,7 @@ MOVES: dict[str, Move] = {
     "snooze": Move(lambda i, r: moves.snooze(Snoozed(i, r, NOW, 1.0, 60.0), SESSION), OPEN, S.SCHEDULED),
     "stop": Move(lambda i, r: moves.stop(Cancelled(i, r, None, 0.0, "asked"), SESSION), OPEN, S.CANCELLED),
     "run out": Move(lambda i, r: moves.run_out(Expired(i, r), SESSION), OPEN, S.EXPIRED),
-    "hand back": Move(lambda i, r: moves.hand_back(Returned(i, r, ReturnReason.SHUTDOWN)), OPEN, S.PENDING),
+    "hand back": Move(lambda i, r: moves.hand_back(Returned(i, r, ReturnReason.SHUTDOWN), SESSION), OPEN, S.PENDING),
     "refuse": Move(lambda i, r: moves.refuse(Fence(i, r), SESSION, "NUL"), OPEN, S.FAILED),
     "give back": Move(lambda i, r: moves.give_back(Fence(i, r)), {S.QUEUED}, S.PENDING, closes=False),
     "lose unstarted": Move(
@@ -219,7 +219,8 @@ async def test_run_lost_before_its_start_was_known_costs_nothing(tasks: Tasks) -
     await tasks.apply(MOVES["lose unstarted"].make(task_id, RELEASE))
     row = await tasks.row(task_id)
     assert (row["state"], row["attempt"], row["crashes"], row["announced"]) == (S.PENDING, 0, 0, True)
-    assert not await tasks.connection.fetch("SELECT 1 FROM attempts WHERE task_id = $1", task_id)
+    (ended,) = await tasks.connection.fetch("SELECT outcome, attempt FROM attempts WHERE task_id = $1", task_id)
+    assert tuple(ended) == ("returned", 0)
 
 
 async def test_last_crash_is_poison_and_names_the_sessions_that_died(tasks: Tasks) -> None:

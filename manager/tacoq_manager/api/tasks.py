@@ -23,6 +23,7 @@ from tacoq_manager.api.within import manager_of, while_connected
 from tacoq_manager.manager import Manager
 from tacoq_manager.notify import Told
 from tacoq_manager.store import tasks as store
+from tacoq_manager.store import timeline as timelines
 from tacoq_protocol.errors import InvalidTask, TaskConflict, TaskExists, TaskNotFound
 from tacoq_protocol.http import (
     FAIRNESS_KEY_PATTERN,
@@ -166,7 +167,7 @@ async def retry(request: Request, task_id: UUID) -> Response:
 @router.get("/{task_id}/timeline")
 async def timeline(request: Request, task_id: UUID) -> Timeline:
     """What happened to a task, oldest first."""
-    return await store.timeline(manager_of(request).database, task_id)
+    return await timelines.read(manager_of(request).database, task_id)
 
 
 @router.get("/{task_id}/why", response_model_exclude_none=True)

@@ -43,7 +43,9 @@ _CONTAINS: Final = f"""EXISTS (
     SELECT FROM (SELECT {_READABLE} AS readable) AS e
     WHERE strpos(lower((readable ->> 'type') || ': ' || (readable ->> 'message')), lower(:error)) > 0
 )"""
-_LAST_RUN: Final = "(SELECT error FROM attempts WHERE task_id = tasks.id ORDER BY release DESC LIMIT 1)"
+_LAST_RUN: Final = (
+    "(SELECT error FROM attempts WHERE task_id = tasks.id AND outcome <> 'returned' ORDER BY release DESC LIMIT 1)"
+)
 _ERROR: Final[dict[TaskTable, str]] = {
     "tasks": f"EXISTS (SELECT FROM {_LAST_RUN} AS last WHERE {_CONTAINS})",
     "task_history": _CONTAINS,

@@ -55,6 +55,7 @@ def _task_columns() -> list[Column[object]]:
         Column("started_at", _moment),  # of the latest release, by the worker's clock
         Column("session", Uuid),  # that reported the start of the latest release
         Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+        Column("cancel_requested_at", _moment),
         Column("announced", Boolean, nullable=False, server_default=text("false")),  # next release alone, start first
         Column("retry_of", Uuid),
         Column("unique_key", LargeBinary),  # of kind and payload fields: one live task has it
@@ -114,18 +115,20 @@ task_history = Table(
 )
 Index("task_history_retry_of", task_history.c.retry_of, postgresql_where=text("retry_of IS NOT NULL"))
 
-attempts = Table(  # ended runs, but for first-time successes, whose row in task_history says it all
+attempts = Table(  # ended releases, but for first-time successes, whose row in task_history says it all
     "attempts",
     metadata,
     Column("task_id", Uuid, primary_key=True),
     Column("release", Integer, primary_key=True),
     Column("attempt", Integer, nullable=False),
-    Column("outcome", Text, nullable=False),  # completed, failed, snoozed, cancelled, lost, crashed
+    Column("outcome", Text, nullable=False),  # completed, failed, snoozed, cancelled, lost, crashed; returned: not run
     Column("session", Uuid),
     Column("started_at", _moment),
     Column("ended_at", _moment, nullable=False),
     Column("seconds", Double),
     Column("error", JSON),
+    Column("due_at", _moment),
+    Column("queued_at", _moment),
     postgresql_partition_by="RANGE (task_id)",
 )
 

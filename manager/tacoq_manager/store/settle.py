@@ -42,7 +42,7 @@ WITH r AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT id, seq, kind, queue, fairness_key, priority, tasks.state AS was, release, attempt, crashes,
             max_attempts, timeout, created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested,
-            announced, retry_of, unique_key, traceparent, tracestate, fingerprint, payload,
+            cancel_requested_at, announced, retry_of, unique_key, traceparent, tracestate, fingerprint, payload,
             -- A run that was counted when it was lost is not counted again when its late report comes.
             CASE WHEN u.costs_attempt AND NOT (tasks.state IN ('pending', 'queued') AND started_at IS NOT NULL)
                 THEN 1 ELSE 0 END AS cost
@@ -62,13 +62,14 @@ moved_out AS (
 history AS (
     INSERT INTO task_history (
         id, seq, kind, queue, fairness_key, priority, state, release, attempt, crashes, max_attempts, timeout,
-        created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested, announced, retry_of,
-        unique_key, traceparent, tracestate, fingerprint, payload, finished_at, result, error
+        created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested, cancel_requested_at,
+        announced, retry_of, unique_key, traceparent, tracestate, fingerprint, payload, finished_at, result, error
     )
     SELECT id, seq, kind, queue, fairness_key, priority, state, release, attempt + cost,
         crashes + crash::int, max_attempts, timeout, created_at, run_at, expires_at, queued_at,
-        coalesce(began_at, started_at), coalesce(by_session, session), cancel_requested, announced, retry_of,
-        unique_key, traceparent, tracestate, fingerprint, payload, now(), CASE WHEN state = 'completed' THEN result END,
+        coalesce(began_at, started_at), coalesce(by_session, session), cancel_requested, cancel_requested_at,
+        announced, retry_of, unique_key, traceparent, tracestate, fingerprint, payload, now(),
+        CASE WHEN state = 'completed' THEN result END,
         CASE
             WHEN state = 'completed' THEN NULL
             WHEN state = 'cancelled' AND to_state IS DISTINCT FROM 'cancelled'
@@ -94,14 +95,17 @@ moved AS (
         session = CASE WHEN r.closes THEN NULL ELSE coalesce(r.by_session, tasks.session) END,
         started_at = CASE WHEN r.closes THEN NULL ELSE coalesce(r.began_at, tasks.started_at) END,
         cancel_requested = tasks.cancel_requested OR r.request_cancel,
-        announced = CASE WHEN r.closes AND outcome IS NOT NULL THEN false ELSE tasks.announced OR r.loses END
+        cancel_requested_at = coalesce(tasks.cancel_requested_at, CASE WHEN r.request_cancel THEN now() END),
+        announced = CASE WHEN r.closes AND outcome <> 'returned' THEN false ELSE tasks.announced OR r.loses END
     FROM r
     WHERE tasks.id = r.id AND r.state NOT IN ('completed', 'failed', 'cancelled', 'expired')
 ),
 ended AS (
-    INSERT INTO attempts (task_id, release, attempt, outcome, session, started_at, ended_at, seconds, error)
+    INSERT INTO attempts (
+        task_id, release, attempt, outcome, session, started_at, ended_at, seconds, error, due_at, queued_at
+    )
     SELECT id, release, attempt + cost, outcome, coalesce(by_session, session), coalesce(began_at, started_at), now(),
-        seconds, error::json
+        seconds, error::json, run_at, queued_at
     FROM r
     WHERE outcome IS NOT NULL AND NOT (outcome = 'completed' AND attempt = 0)
     ON CONFLICT (task_id, release) DO UPDATE SET  -- a late report knows better than 'lost'

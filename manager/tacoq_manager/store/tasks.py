@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 import msgspec
 from msgspec import UNSET, Raw
 from sqlalchemy import text
@@ -14,8 +13,7 @@ from sqlalchemy import text
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.faults import database_faults
 from tacoq_manager.store.filters import TaskTable, conditions, parameters, searching
-from tacoq_protocol.errors import TaskNotFound
-from tacoq_protocol.http import ErrorInfo, TaskFilter, TaskPage, TaskView, Timeline, TimelineEvent
+from tacoq_protocol.http import ErrorInfo, TaskFilter, TaskPage, TaskView
 from tacoq_protocol.states import FINAL, LIVE, TaskState
 
 # `view_of` takes columns by their place here.
@@ -32,7 +30,7 @@ CONTENT: Final = (
 _nulls = ", ".join(["NULL"] * len(_SHARED))
 
 # One index descent per id and table, into the one partition that may have it, whatever the statistics say.
-_VIEWS: Final = f"""
+VIEWS: Final = f"""
 SELECT t.* FROM unnest($1::uuid[]) AS wanted (wanted_id)
 CROSS JOIN LATERAL (
     SELECT {COLUMNS}, CASE WHEN $2 THEN payload END, NULL::timestamptz, NULL::bytea, NULL::text
@@ -52,10 +50,6 @@ CROSS JOIN LATERAL (
     SELECT NULL, {COLUMNS}, NULL::bytea, finished_at, result, error::text
     FROM task_history WHERE id = wanted_id
 ) AS t
-"""
-_ATTEMPTS: Final = """
-SELECT release, outcome, session, started_at, ended_at, error::text AS error
-FROM attempts WHERE task_id = $1 ORDER BY release
 """
 _PAGE: Final = "(SELECT {columns} FROM {table} WHERE {{where}} ORDER BY id DESC LIMIT :limit)"
 _LIVE_PAGE: Final = _PAGE.format(
@@ -78,7 +72,7 @@ _error = msgspec.json.Decoder(ErrorInfo).decode
 
 async def views(database: Database, ids: Sequence[UUID], *, payload: bool = False) -> list[TaskView]:
     """Return the tasks of `ids` that there are, in no particular order. `payload`: with it."""
-    rows = await database.read.fetch(_VIEWS, ids, payload)
+    rows = await database.read.fetch(VIEWS, ids, payload)
     return [view_of(row) for row in rows]
 
 
@@ -123,16 +117,6 @@ async def running(database: Database, queue: str, session: UUID, listed: Sequenc
         return [view_of(row) for row in await connection.execute(_RUNNING, given)]
 
 
-async def timeline(database: Database, task_id: UUID) -> Timeline:
-    """Return what is known of a task's life. Raises TaskNotFound."""
-    # Runs first: what ends in between is then told by the task itself.
-    runs = await database.read.fetch(_ATTEMPTS, task_id)
-    rows = await database.read.fetch(_VIEWS, [task_id], False)
-    if not rows:
-        raise TaskNotFound(task_id)
-    return Timeline(id=task_id, events=_events(view_of(rows[0]), runs))
-
-
 async def queue_counts(database: Database) -> dict[str, dict[TaskState, int]]:
     """Return how many live tasks each queue has, by state. Reads all of them, so not on a hot connection."""
     counts: dict[str, dict[TaskState, int]] = {}
@@ -174,34 +158,3 @@ def view_of(row: Any) -> TaskView:
         payload=UNSET if payload is None else Raw(payload),
         result=UNSET if result is None else Raw(result),
     )
-
-
-def _events(task: TaskView, runs: Sequence[asyncpg.Record]) -> list[TimelineEvent]:
-    """In the order of releases: starts are by the workers' clocks, and would not sort among the others."""
-    origin = f"retry of {task.retry_of}" if task.retry_of is not None else None
-    events = [TimelineEvent(at=task.created_at, event="accepted", detail=origin)]
-    for run in runs:
-        about = {"release": run["release"], "session": run["session"]}
-        if run["started_at"] is not None:
-            events.append(TimelineEvent(at=run["started_at"], event="started", **about))
-        if run["release"] != task.release or not task.state.final:
-            events.append(TimelineEvent(at=run["ended_at"], event=run["outcome"], detail=_why(run["error"]), **about))
-    ended = {run["release"] for run in runs}
-    if task.release not in ended:
-        if task.queued_at is not None:
-            events.append(TimelineEvent(at=task.queued_at, event="queued", release=task.release))
-        if task.started_at is not None:
-            about = {"release": task.release, "session": task.session}
-            events.append(TimelineEvent(at=task.started_at, event="started", **about))
-    if task.finished_at is not None:
-        about = {"release": task.release or None, "session": task.session}
-        detail = None if task.error is None else f"{task.error.type}: {task.error.message}"
-        events.append(TimelineEvent(at=task.finished_at, event=task.state.value, detail=detail, **about))
-    return events
-
-
-def _why(error: str | None) -> str | None:
-    if error is None:
-        return None
-    info = _error(error)
-    return f"{info.type}: {info.message}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Unpack
 from uuid import UUID
 
 import click
 import msgspec
 
+from tacoq_protocol.durations import in_words
 from tacoq_protocol.http import TaskView, Timeline
 from tacoq_publisher.cli import asking
 from tacoq_publisher.cli.asking import (
@@ -23,6 +24,8 @@ from tacoq_publisher.cli.asking import (
     text,
 )
 from tacoq_publisher.manager import Manager
+
+_PRECISE_SECONDS = 600.0
 
 
 @click.command()
@@ -77,10 +80,18 @@ def show(task_id: UUID, url: str | None, as_json: bool) -> None:
             click.echo(view.error.traceback.rstrip())
     click.echo()
     print_table(
-        ["AT", "EVENT", "RELEASE", "SESSION", "DETAIL"],
-        [(e.at.isoformat(), e.event, e.release, e.session, e.detail) for e in timeline.events],
+        ["AT", "AFTER", "EVENT", "RELEASE", "SESSION", "DETAIL"],
+        [
+            (f"{e.at:%Y-%m-%d %H:%M:%S}", _after(e.at - view.created_at), e.event, e.release, e.session, e.detail)
+            for e in timeline.events
+        ],
         none="nothing has happened to it yet",
     )
+
+
+def _after(time: timedelta) -> str:
+    seconds = time.total_seconds()
+    return f"{seconds:+.3f} s" if abs(seconds) < _PRECISE_SECONDS else in_words(seconds)
 
 
 @click.command()
