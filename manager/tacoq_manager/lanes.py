@@ -67,6 +67,10 @@ class Lanes:
         """Queues in which something may be pending that no limit of its key shuts."""
         return list(self._queues)
 
+    def kinds(self) -> set[tuple[str, str]]:
+        """Queues and kinds of which tasks may be pending."""
+        return {(queue, kind) for queue, levels in self._queues.items() for rings in levels.values() for kind in rings}
+
     def waits(self, queue: str, kind: str) -> bool:
         """True when a task of the kind may be pending in the queue, in a lane whose turn will come."""
         return any(kind in rings for rings in self._queues.get(queue, {}).values())

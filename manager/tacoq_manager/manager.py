@@ -64,6 +64,8 @@ from tacoq_manager.upkeep.recount import STEP_SECONDS as RECOUNT_SECONDS
 from tacoq_manager.upkeep.recount import Recount
 from tacoq_manager.upkeep.schedule import Schedule
 from tacoq_manager.upkeep.timers import DueTimer
+from tacoq_manager.upkeep.unserved import STEP_SECONDS as UNSERVED_SECONDS
+from tacoq_manager.upkeep.unserved import Unserved
 from tacoq_manager.why import Explainer
 from tacoq_protocol.broker import Broker, Consumer, Declared, LinkState
 from tacoq_protocol.errors import BrokerError
@@ -219,6 +221,7 @@ class Manager:
         self.deafness = Deafness(
             self.broker, self.topology, sessions=sessions, presence=self.presence, in_flight=self.in_flight
         )
+        self.unserved = Unserved(upkeep, lanes, sessions)
         self.recount = Recount(upkeep, self.in_flight, on_lanes=self.dispatcher.note, on_ended=self.dispatcher.ended)
         self.news = News(
             self.broker,
@@ -265,6 +268,7 @@ class Manager:
             "prune",
             run_every(prune.STEP_SECONDS, "prune", self._while_leading(partial(prune.step, self.database.upkeep))),
         )
+        self._begin("unserved", run_every(UNSERVED_SECONDS, "unserved", self._while_leading(self.unserved.step)))
         self._begin("partitions", run_every(PARTITIONS_SECONDS, "partitions", self._while_leading(self._partitions)))
 
     async def stop(self) -> None:

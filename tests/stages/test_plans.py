@@ -36,6 +36,7 @@ STATEMENTS = {
     "reroute": (reroute._REROUTE, 4),
     "why": (why._FACTS, 1),
     "place in line": (why._AHEAD, 7),
+    "waits": (why._WAITS, 2),
     "last chance out": (why._LAST_CHANCE_OUT, 1),
     "prune": (prune._PRUNE, 1),
 }

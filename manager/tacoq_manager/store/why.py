@@ -102,6 +102,8 @@ _LAST_CHANCE_OUT: Final = f"""
 SELECT id FROM tasks WHERE crashes >= {LAST_CHANCE} AND queue = $1 AND state NOT IN ('scheduled', 'pending') LIMIT 1
 """
 
+_WAITS: Final = "SELECT FROM tasks WHERE state = 'pending' AND queue = $1 AND kind = $2 LIMIT 1"
+
 _error = msgspec.json.Decoder(ErrorInfo).decode
 
 
@@ -163,3 +165,8 @@ async def last_chance_out(connection: HotConnection, queue: str) -> UUID | None:
     """Return the task on its last chance that is released in the queue: no other one is meanwhile."""
     rows = await connection.fetch(_LAST_CHANCE_OUT, queue)
     return rows[0]["id"] if rows else None
+
+
+async def waits(connection: HotConnection, queue: str, kind: str) -> bool:
+    """Return whether a task of the kind is pending in the queue."""
+    return bool(await connection.fetch(_WAITS, queue, kind))
