@@ -94,7 +94,7 @@ class Bulk:
                 accepted=self._handles[:first],
                 unknown=self._handles[first : first + len(tasks)],
                 status=error.status,
-            ) from error
+            ) from None
         if not isinstance(answer, Refusal):
             for accepted in answer:
                 self._handles[self._accepted].answered(accepted)

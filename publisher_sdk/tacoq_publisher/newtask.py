@@ -115,8 +115,12 @@ def publish_options(
     idempotency_window: Duration | None = None,
     unique: bool | Sequence[str] = False,
     on_conflict: OnConflict = "return",
+    **unknown: object,
 ) -> NewTaskFields:
-    """Check the options of a publish. Raises ConfigurationError, naming the option; TypeError for an unknown one."""
+    """Check the options of a publish. Raises ConfigurationError, naming the option that is wrong, or unknown."""
+    if unknown:
+        known = ", ".join(TaskOptions.__annotations__)
+        raise ConfigurationError(f"publish has no option {next(iter(unknown))!r}; its options: {known}")
     fields = NewTaskFields()
     if queue is not None:
         if not _matches(_QUEUE, queue):

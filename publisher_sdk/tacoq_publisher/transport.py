@@ -130,7 +130,7 @@ class Transport:
                 left = deadline - clock()
                 if left <= 0 or (fault.sent and not resend):
                     outcome = "it may have been done nevertheless" if sent else "nothing was sent"
-                    raise self.unavailable(action, fault, outcome=outcome) from fault.__cause__
+                    raise self.unavailable(action, fault, outcome=outcome) from None
                 level, told = (logging.DEBUG if told else logging.WARNING), True
                 pause = min(backoff.pause(fault.pause), left)
                 log.log(
@@ -208,17 +208,17 @@ async def _slices(body: bytes) -> AsyncIterator[bytes]:
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Turn what can happen to a connection into a Fault."""
+    """Turn what can happen to a connection into a Fault, which says it all: their tracebacks show asyncio."""
     try:
         yield
     except aiohttp.ClientConnectorError as error:
-        raise Fault(f"cannot connect ({error.strerror or error})", sent=False) from error
-    except aiohttp.ConnectionTimeoutError as error:
-        raise Fault("cannot connect (no answer in time)", sent=False) from error
-    except TimeoutError as error:
-        raise Fault("no answer in time", sent=True) from error
+        raise Fault(f"cannot connect ({error.strerror or error})", sent=False) from None
+    except aiohttp.ConnectionTimeoutError:
+        raise Fault("cannot connect (no answer in time)", sent=False) from None
+    except TimeoutError:
+        raise Fault("no answer in time", sent=True) from None
     except (aiohttp.ClientError, OSError) as error:
-        raise Fault(f"the connection broke ({str(error) or type(error).__name__})", sent=True) from error
+        raise Fault(f"the connection broke ({str(error) or type(error).__name__})", sent=True) from None
 
 
 def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:

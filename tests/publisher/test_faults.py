@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import traceback
 
 import pytest
 
 from tacoq_protocol.errors import ManagerError, ManagerUnavailable
-from tacoq_publisher import Publisher
+from tacoq_publisher import Publisher, new_task_id
 from tacoq_publisher.transport import Backoff
 from tests.publisher.scripted_manager import ScriptedManager, running_manager
 from tests.publisher.steps import Step, busy, cut_after_doing, cut_before_doing, held, says
@@ -136,3 +137,15 @@ def test_pauses_grow_up_to_a_limit_with_jitter_and_heed_the_manager() -> None:
     assert [shortest.pause() for _ in range(8)] == [0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
     assert longest.pause(asked=7.0) == 7.0
     assert longest.pause(asked=1.0) == 2.0
+
+
+async def test_a_manager_that_is_away_is_told_without_the_way_through_the_http_client() -> None:
+    async with Publisher("http://127.0.0.1:9", retry_for=0) as publisher:
+        for publish in (
+            publisher.publish("add"),
+            publisher.publish_many([("add", None)]),
+            publisher.handle(new_task_id()).view(),
+        ):
+            with pytest.raises(ManagerUnavailable, match="cannot connect") as caught:
+                await publish
+            assert "aiohttp" not in "".join(traceback.format_exception(caught.value))

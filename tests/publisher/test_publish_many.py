@@ -128,7 +128,7 @@ async def test_a_wrong_option_is_found_before_anything_is_taken(manager: Scripte
     calls = iter([("add", 1)])
     with pytest.raises(ConfigurationError, match="priority"):
         await publisher.publish_many(calls, priority=11)
-    with pytest.raises(TypeError, match="task_id"):
+    with pytest.raises(ConfigurationError, match="task_id"):
         await publisher.publish_many(calls, task_id=None)  # type: ignore[call-overload]
     assert next(calls) == ("add", 1)
     assert manager.seen == []

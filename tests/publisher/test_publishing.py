@@ -205,7 +205,7 @@ async def test_wrong_options_and_payloads_are_not_sent(manager: ScriptedManager,
         await publisher.publish("add", priority=99)
     with pytest.raises(InvalidTask):
         await publisher.publish("add", object())
-    with pytest.raises(TypeError, match="priorty"):
+    with pytest.raises(ConfigurationError, match="priorty"):
         await publisher.publish("add", priorty=1)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="a TaskCall or a kind with a payload, not both"):
         await publisher.publish(TaskCall("add", "", b"1", decode_json), {"x": 1})  # type: ignore[call-overload]

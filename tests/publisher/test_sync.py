@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from tacoq_protocol.calls import TaskCall
-from tacoq_protocol.errors import InvalidTask, ManagerUnavailable, TaskFailed, WaitTimeout
+from tacoq_protocol.errors import ConfigurationError, InvalidTask, ManagerUnavailable, TaskFailed, WaitTimeout
 from tacoq_publisher import PublisherClosed, SyncPublisher, SyncTaskHandle, TaskState, new_task_id
 from tests.publisher.scripted_manager import REFUSED_KIND, ScriptedManager, manager_in_a_thread
 
@@ -90,7 +90,7 @@ def test_publish_many_accepts_exactly_the_items_before_a_bad_one(
 
 
 def test_errors_come_out_as_from_the_asynchronous_publisher(manager: ScriptedManager, publisher: SyncPublisher) -> None:
-    with pytest.raises(TypeError, match="priorty"):
+    with pytest.raises(ConfigurationError, match="priorty"):
         publisher.publish("add", priorty=1)  # type: ignore[call-overload]
     manager.finish_at_once = False
     handle = publisher.publish("add")

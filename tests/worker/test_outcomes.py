@@ -234,7 +234,9 @@ async def test_a_payload_that_does_not_fit_is_final_and_names_the_place(make_bro
     assert "$.how: Field required; $.hwo: Extra inputs" in outcome.error.message
 
 
-@pytest.mark.parametrize(("kind", "words"), [("wrong_result", "Expected `int`"), ("huge_result", "2,000,002 bytes")])
+@pytest.mark.parametrize(
+    ("kind", "words"), [("wrong_result", "does not fit: expected int, got "), ("huge_result", "2,000,002 bytes")]
+)
 async def test_a_result_that_does_not_fit_is_final(kind: str, words: str, make_broker: BrokerFactory) -> None:
     async with playing(worker, make_broker) as (_, manager):
         outcome = await manager.run(kind)

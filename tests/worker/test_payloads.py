@@ -199,11 +199,17 @@ def test_results_are_written_by_the_return_type(function: Any, value: object, ex
 
 
 @pytest.mark.parametrize(
-    ("function", "value"),
-    [(returns_int, "3"), (returns_mail, {"to": []}), (returns_struct, 5), (untyped, object()), (untyped, "\ud800")],
+    ("function", "value", "words"),
+    [
+        (returns_int, "3", r"^expected int, got '3' \(str\)$"),
+        (returns_mail, {"to": []}, r"^expected Mail, got \{'to': \[\]\} \(dict\)$"),
+        (returns_struct, 5, "expected .*Wire.*, got int"),
+        (untyped, object(), "object"),
+        (untyped, "\ud800", "surrogates"),
+    ],
 )
-def test_results_of_another_type_are_refused(function: Any, value: object) -> None:
-    with pytest.raises(InvalidResult):
+def test_results_of_another_type_are_refused(function: Any, value: object, words: str) -> None:
+    with pytest.raises(InvalidResult, match=words):
         handler(function).arguments.encode_result(value)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NotRequired, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, NotRequired, Protocol, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from pydantic import (
@@ -36,6 +37,12 @@ _SHOWN_ERRORS = 5
 
 class InvalidPayload(Exception):
     """The payload does not fit the handler; the text names the place, as in `$.mail.to[0]`."""
+
+
+_UNEXPECTED: Final = re.compile(
+    r"Expected `(.*?)` - serialized value may not be as expected "
+    r"\[(?:field_name='(.*?)', )?input_value=(.*?), input_type=([^\],]+)\]"
+)
 
 
 class InvalidResult(Exception):
@@ -75,13 +82,22 @@ class PydanticCodec:
         try:
             return self._serialize(value, warnings="error" if strict else "none")
         except PydanticSerializationError as error:
-            raise InvalidResult(str(error)) from None
+            raise InvalidResult(_unexpected(str(error))) from None
 
     def schema(self, mode: Literal["validation", "serialization"]) -> dict[str, Any]:
         try:
             return self._adapter.json_schema(mode=mode)
         except PydanticInvalidForJsonSchema:
             return {}
+
+
+def _unexpected(text: str) -> str:
+    """Say in a few words what pydantic says as a list of warnings; anything else as it says it."""
+    found = [
+        f"{f'at {field}: ' if field else ''}expected {expected}, got {value} ({kind})"
+        for expected, field, value, kind in _UNEXPECTED.findall(text)
+    ]
+    return "; ".join(found) or text
 
 
 class StructCodec:
