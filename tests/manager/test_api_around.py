@@ -209,3 +209,19 @@ async def test_with_a_key_set_only_health_is_open(database: str) -> None:
         key = {"Authorization": "Bearer geheim"}
         assert (await served.ask("GET", "/v1/tasks", headers=key))[0] == 200
         assert (await served.ask("POST", "/v1/tasks", headers=key, json={"id": "x"}))[0] == 422
+
+
+async def test_foreign_web_page_can_read_nothing_and_change_nothing(database: str) -> None:
+    """Without a key. Browsers keep answers from it by themselves; what only acts has to be refused here."""
+    new = {"id": str(new_task_id()), "kind": "add"}
+    async with serving(database) as served:
+        for origin in ("https://example.com", "null", "http://localhost:1", f"{served.server.url}.example.com"):
+            for method, path in (("POST", "/v1/tasks"), ("DELETE", "/v1/schedules/nightly"), ("PUT", "/nowhere")):
+                status, problem = await served.ask(method, path, headers={"Origin": origin}, json=new)
+                assert (status, origin in problem["detail"]) == (403, True)
+        own = {"Origin": served.server.url}
+        assert (await served.ask("POST", "/v1/tasks", headers=own, json=new))[0] == 201
+        assert (await served.ask("GET", "/v1/tasks", headers={"Origin": "https://example.com"}))[0] == 200
+    async with serving(database, api_key="geheim") as served:
+        key = {"Authorization": "Bearer geheim", "Origin": "https://example.com"}
+        assert (await served.ask("POST", "/v1/tasks", headers=key, json=new))[0] == 200

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from tacoq_manager.api import bulk, docs, health, kinds, problems, queues, schedules, tasks, workers
-from tacoq_manager.api.auth import RequireKey
+from tacoq_manager.api.auth import OwnPagesOnly, RequireKey
 from tacoq_manager.manager import Manager
 
 
@@ -29,4 +29,6 @@ def create_app(manager: Manager) -> FastAPI:
     key = manager.settings.api_key
     if key is not None:
         app.add_middleware(RequireKey, key=key.get_secret_value())
+    else:
+        app.add_middleware(OwnPagesOnly)
     return app
