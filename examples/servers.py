@@ -76,6 +76,7 @@ def _process(
             env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C in the terminal is for us, who then end it
         )
     try:
         yield process

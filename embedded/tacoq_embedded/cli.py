@@ -22,6 +22,7 @@ def dev(targets: tuple[str, ...], *, reload: bool, host: str | None, port: int |
     next start. A second Ctrl-C does not wait.
     """
     from tacoq_embedded import dev as running
+    from tacoq_embedded.lines import show_runs
     from tacoq_manager.settings import load_settings
     from tacoq_worker.process import end_soon
     from tacoq_worker.settings import load_settings as load_worker_settings
@@ -29,6 +30,8 @@ def dev(targets: tuple[str, ...], *, reload: bool, host: str | None, port: int |
     given = {"host": host, "port": port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level)
+    if settings.log_level in ("DEBUG", "INFO"):
+        show_runs()
     worker_settings = load_worker_settings()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         handover = runner.run(running.run(targets, settings, worker_settings, reload=reload))

@@ -29,7 +29,16 @@ log = logging.getLogger("tacoq.dev")
 
 DIRECTORY = Path(".tacoq")
 EXIT_KILLED = 130
-_IMPORT = "import sys; from tacoq_worker.loading import load_worker; [load_worker(name) for name in sys.argv[1:]]"
+_IMPORT = """
+import sys
+from tacoq_protocol.errors import ConfigurationError
+from tacoq_worker.loading import load_worker
+try:
+    for name in sys.argv[1:]:
+        load_worker(name)
+except ConfigurationError as error:
+    sys.exit(str(error))
+"""
 
 
 async def run(
@@ -94,7 +103,9 @@ async def _new_code(targets: Sequence[str]) -> bool:
         if found.returncode == 0:
             log.info("new code: starting anew", extra={"files": files})
             return True
-        log.error("the new code cannot be loaded; the old one goes on", extra={"files": files, "error": found.stderr})
+        log.error(
+            "the new code cannot be loaded; the old one goes on", extra={"files": files, "error": found.stderr.strip()}
+        )
     return False
 
 

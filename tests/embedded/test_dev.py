@@ -127,8 +127,12 @@ async def test_reload_keeps_the_old_code_until_the_new_one_can_be_loaded(tmp_pat
         ready(process)
         async with Publisher(dev.url, retry_for="30s") as tacoq:
             assert await (await tacoq.publish("add", {"x": 1, "y": 1})).result(20) == 2
+            process.wait_for_log("run ended")
             dev.write("import nothing_of_that_name")
-            process.wait_for_log("the old one goes on")
+            log = process.wait_for_log("the old one goes on")
+            assert "No module named 'nothing_of_that_name'" in log
+            assert "hello.py" in log, "the line"
+            assert "importlib" not in log, "nor the rest of the way to it"
             later = await tacoq.publish("add", {"x": 2, "y": 2}, delay="2s")
             assert await (await tacoq.publish("add", {"x": 1, "y": 1})).result(20) == 2
             dev.write(HELLO.replace("x + y", "10 * (x + y)"))

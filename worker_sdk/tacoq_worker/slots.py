@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from tacoq_protocol.http import ErrorInfo
-from tacoq_protocol.messages import Expired, Failed, Outcome
+from tacoq_protocol.messages import Completed, Expired, Failed, Outcome
 from tacoq_worker.children import Child
 from tacoq_worker.execute import ProcessCrashed, Run, Stop, call_async, call_sync, failed, not_started, raised
 from tacoq_worker.held import Held, Phase
 
 log = logging.getLogger("tacoq.worker")
+runs = logging.getLogger("tacoq.runs")  # one line for each
 
 TURN_SECONDS = 0.005  # a slot that never had to wait lets others have the loop this often
 
@@ -175,6 +176,8 @@ class _Slot:
             self._report(held, outcome)
             if isinstance(outcome, Failed):
                 _log_failure(outcome)
+            elif runs.isEnabledFor(logging.DEBUG):
+                _log_end(run, outcome)
             if run.stop is not None or contextvars.copy_context() != clean or _cancelling():
                 return  # and go on in a fresh task
             if time.monotonic() > turn_ends:
@@ -261,6 +264,13 @@ def _log_failure(outcome: Failed) -> None:
     if error.traceback is not None:
         fields["traceback"] = error.traceback
     log.warning("run failed", extra=fields)
+
+
+def _log_end(run: Run, outcome: Outcome) -> None:
+    fields = {"kind": run.release.kind, "outcome": type(outcome).__name__.lower()}
+    if isinstance(outcome, Completed):
+        fields["seconds"] = f"{outcome.seconds:.3f}"
+    runs.debug("run ended", extra={**fields, "task_id": str(run.release.task_id)})
 
 
 def _cancelling() -> bool:
