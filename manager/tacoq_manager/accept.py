@@ -41,7 +41,6 @@ DEFAULT_QUEUE = "default"
 GROUP_TASKS = 2_000  # in one commit; the next ones form the next
 
 Reserving = Callable[[Sequence[store.Row]], AbstractContextManager[Reservation | None]]
-Stored = store.Stored | keyed.Answered
 
 
 @dataclass(slots=True)
@@ -218,7 +217,8 @@ class Accepter:
             return
         began = time.perf_counter()
         try:
-            stored = await self._store(rows, {id: keys for request in group for id, keys in request.keys.items()})
+            keys = {id: keys for request in group for id, keys in request.keys.items()}
+            stored, answered = await self._store(rows, keys)
         except store.ContentConflict as conflict:
             await self._without(group, conflict.ids, _conflict)
             return
@@ -238,18 +238,24 @@ class Accepter:
         self._metrics.accepted(len(rows), time.perf_counter() - began)
         for request in group:
             if not request.answer.done():
-                request.answer.set_result([_accepted(row, stored[row.id]) for row in request.rows])
-        self._tell(rows, stored)
+                request.answer.set_result([_accepted(row.id, stored, answered) for row in request.rows])
+        self._tell([row for row in rows if _is_news(row.id, stored, answered)] if answered else rows, stored)
 
-    async def _store(self, rows: Sequence[store.Row], keys: Mapping[UUID, keyed.Keys]) -> Mapping[UUID, Stored]:
-        if keys:
-            return await keyed.accept(self._connection, rows, keys)
+    async def _store(
+        self, rows: Sequence[store.Row], keys: Mapping[UUID, keyed.Keys]
+    ) -> tuple[Mapping[UUID, store.Stored], Mapping[UUID, keyed.Answered]]:
+        """Return what is stored for each row, and, of rows with keys, the task that answers each."""
+        answered: Mapping[UUID, keyed.Answered] = {}
         with self._reserving(rows) as reserved:
             lead = None if reserved is None else reserved.lead
-            stored = await store.accept(self._connection, rows, lead)
+            if keys:
+                answered = await keyed.accept(self._connection, rows, keys, lead)
+                stored = {id: answer.stored for id, answer in answered.items()}
+            else:
+                stored = await store.accept(self._connection, rows, lead)
             if reserved is not None:
                 reserved.stored = stored
-            return stored
+        return stored, answered
 
     async def _without(
         self, group: list[_Request], refused: Collection[UUID], error: Callable[[_Request, int], TacoqError]
@@ -264,14 +270,11 @@ class Accepter:
                 _fail(request, error(request, index))
         await self._commit(rest)
 
-    def _tell(self, rows: Sequence[store.Row], stored: Mapping[UUID, Stored]) -> None:
+    def _tell(self, rows: Sequence[store.Row], stored: Mapping[UUID, store.Stored]) -> None:
         lanes: set[Lane] = set()
         strays: set[str] = set()
         for row in rows:
-            answer = stored[row.id]
-            if isinstance(answer, keyed.Answered) and answer.duplicate and not answer.replaced:
-                continue  # it says nothing of this row's lane
-            state = answer.state
+            state = stored[row.id].state
             if state is TaskState.PENDING:
                 lanes.add(Lane(row.queue, row.kind, row.fairness_key, row.priority))
             elif state is TaskState.SCHEDULED:
@@ -291,10 +294,16 @@ def _fail(request: _Request, error: BaseException) -> None:
         request.answer.set_exception(error)
 
 
-def _accepted(row: store.Row, stored: Stored) -> Accepted:
-    if isinstance(stored, keyed.Answered):
-        return Accepted(stored.id, stored.state, stored.duplicate, stored.differs or UNSET)
-    return Accepted(row.id, stored.state, stored.duplicate)
+def _accepted(id: UUID, stored: Mapping[UUID, store.Stored], answered: Mapping[UUID, keyed.Answered]) -> Accepted:
+    found, answer = stored[id], answered.get(id)
+    if answer is None:
+        return Accepted(id, found.state, found.duplicate)
+    return Accepted(answer.id, found.state, found.duplicate, answer.differs or UNSET)
+
+
+def _is_news(id: UUID, stored: Mapping[UUID, store.Stored], answered: Mapping[UUID, keyed.Answered]) -> bool:
+    """False: it was answered with another task, which stands as and where it stood."""
+    return answered[id].replaced or not stored[id].duplicate
 
 
 def _seconds_until(at: datetime | None, delay: float | None) -> float:

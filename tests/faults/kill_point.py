@@ -61,9 +61,12 @@ def _plant(point: Point) -> None:
                 return answer
 
             async def keyed_stored(
-                connection: HotConnection, rows: Sequence[accept.Row], keys: Mapping[UUID, keyed.Keys]
+                connection: HotConnection,
+                rows: Sequence[accept.Row],
+                keys: Mapping[UUID, keyed.Keys],
+                lead: accept.Lead | None = None,
             ) -> dict[UUID, keyed.Answered]:
-                answer = await keyed_store(connection, rows, keys)
+                answer = await keyed_store(connection, rows, keys, lead)
                 die_if_armed()
                 return answer
 

@@ -120,6 +120,38 @@ async def test_delayed_and_unknown_ones_are_not_released(direct: Floor) -> None:
     assert await states(direct, [later, unknown]) == ["scheduled", "pending"]
 
 
+async def test_task_with_an_idempotency_key_is_released_as_it_is_accepted_and_once(direct: Floor) -> None:
+    (task_id,) = await direct.accept(idempotency_key="a", expires_in=60.0)
+    assert await came(direct, 1) == [task_id]
+    row = await direct.row(task_id)
+    assert (row["state"], row["release"], row["created_at"]) == ("queued", 1, row["queued_at"])
+    (release,) = direct.releases
+    assert (release.created_at, release.expires_at) == (row["created_at"], row["expires_at"])
+    assert await direct.accept(3, idempotency_key="a", expires_in=60.0) == [task_id] * 3
+    assert direct.manager.in_flight.queue("default") == 1
+    others = await direct.accept(3)
+    assert await came(direct, 4) == [task_id, *others], "the room that was kept for the three is there again"
+
+
+async def test_task_with_an_idempotency_key_draws_on_the_rate_once(direct: Floor) -> None:
+    direct.join("k", slots=4, rate="1/h")
+    (task_id,) = await direct.accept(idempotency_key="a")
+    assert await direct.accept(idempotency_key="a") == [task_id]
+    assert await came(direct, 1) == [task_id]
+    (bucket,) = await direct.connection.fetch("SELECT tokens FROM buckets WHERE kind = 'k'")
+    assert -0.5 < bucket["tokens"] < 0.5
+    (later,) = await direct.accept()
+    assert await direct.state(later) == "pending"
+
+
+async def test_unique_task_is_left_to_the_dispatcher(direct: Floor) -> None:
+    """A replace that comes with it can touch it, as long as it waits."""
+    first, second = await direct.accept(2, unique=True, on_conflict="replace")
+    assert first == second
+    assert await direct.state(first) == "pending"
+    assert await direct.dispatch() == 1
+
+
 async def test_resend_is_not_released_again(direct: Floor) -> None:
     again = row()
     for _ in range(2):

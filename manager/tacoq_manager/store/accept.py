@@ -100,7 +100,7 @@ async def accept(connection: HotConnection, rows: Sequence[Row], lead: Lead | No
     """
     try:
         given = (list(column) for column in zip(*rows, strict=True))
-        records = await connection.fetch(_ACCEPT, *given, *_released(rows, lead))
+        records = await connection.fetch(_ACCEPT, *given, *released(rows, lead))
     except asyncpg.PostgresError as error:
         if error.sqlstate != "TQ409":
             raise
@@ -108,7 +108,8 @@ async def accept(connection: HotConnection, rows: Sequence[Row], lead: Lead | No
     return {id: Stored(TaskState(state), *rest) for id, state, *rest in records}
 
 
-def _released(rows: Sequence[Row], lead: Lead | None) -> tuple[object, ...]:
+def released(rows: Sequence[Row], lead: Lead | None) -> tuple[object, ...]:
+    """Return the arguments that say what of `rows` may be released."""
     if lead is None:
         return ([None] * len(rows), [], [], [], [], None, None, None, *columns(()))
     lanes = lead.lanes

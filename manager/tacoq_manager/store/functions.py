@@ -5,17 +5,16 @@ moving to the history; its snapshot is then older than that move, so only a seco
 see that the task had already ended, and takes the row back out.
 
 `lines` is for the leader, who has room for some of the tasks: the number of the lane in which one stands, NULL for all
-others. In a lane where nothing is pending it is released at once; the leader row, read FOR KEY SHARE, says whether the
-lead still holds, and by which limits, and lets a takeover wait. What is released draws on the rates that are given.
+others. In a lane where nothing is pending it is released at once, and draws on the rates that are given.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from tacoq_manager.store.draw import DRAW
+from tacoq_manager.store.direct_functions import DIRECT_FUNCTIONS
 
-ACCEPT_FUNCTION: Final = f"""
+_ACCEPT: Final = """
 CREATE OR REPLACE FUNCTION pg_temp.tacoq_accept(
     ids uuid[], kinds text[], queues text[], priorities smallint[], fairness_keys text[], payloads bytea[],
     fingerprints bytea[], delays float8[], run_ats timestamptz[], expiry_delays float8[], expires_ats timestamptz[],
@@ -33,20 +32,8 @@ DECLARE
     free int[];
 BEGIN
     IF lead_epoch IS NOT NULL THEN
-        PERFORM FROM leader
-        WHERE leader.epoch = lead_epoch AND leader.holder = lead_holder AND leader.expires_at > clock_timestamp()
-          AND leader.limits = lead_limits
-        FOR KEY SHARE;
-        IF FOUND THEN
-            SELECT array_agg(lane.number) INTO free
-            FROM unnest(lane_queues, lane_kinds, lane_keys, lane_priorities)
-                WITH ORDINALITY AS lane (queue, kind, key, priority, number)
-            WHERE NOT EXISTS (
-                SELECT FROM tasks AS t
-                WHERE t.state = 'pending' AND t.queue = lane.queue AND t.kind = lane.kind AND t.fairness_key = lane.key
-                  AND t.priority = lane.priority
-            );
-        END IF;
+        free := pg_temp.tacoq_free_lanes(
+            lane_queues, lane_kinds, lane_keys, lane_priorities, lead_epoch, lead_holder, lead_limits);
     END IF;
 
     WITH inserted AS (
@@ -85,18 +72,7 @@ BEGIN
     END IF;
 
     IF free IS NOT NULL AND cardinality(rated_queues) > 0 THEN
-        WITH taken AS MATERIALIZED (
-            SELECT t.queue, t.kind, t.fairness_key, count(*) AS tasks
-            FROM unnest(fresh) AS u (id)
-            CROSS JOIN LATERAL (
-                SELECT queue, kind, fairness_key FROM tasks WHERE tasks.id = u.id AND tasks.state = 'queued' OFFSET 0
-            ) AS t
-            GROUP BY t.queue, t.kind, t.fairness_key
-        ),
-        rated AS MATERIALIZED (
-            SELECT * FROM unnest(rated_queues, rated_kinds, rates, key_rates) AS r (queue, kind, rate, key_rate)
-        )
-        {DRAW};
+        PERFORM pg_temp.tacoq_draw(fresh, rated_queues, rated_kinds, rates, key_rates);
     END IF;
 
     IF ended IS NULL AND cardinality(fresh) = cardinality(ids) THEN
@@ -134,3 +110,5 @@ BEGIN
 END
 $$
 """
+
+ACCEPT_FUNCTION: Final = f"{DIRECT_FUNCTIONS};{_ACCEPT}"

@@ -13,15 +13,10 @@ from uuid import UUID
 
 import asyncpg
 
-from tacoq_manager.store.accept import ContentConflict, Row
+from tacoq_manager.store.accept import ContentConflict, Lead, Row, Stored, released
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.http import OnConflict
 from tacoq_protocol.states import TaskState
-
-_ACCEPT: Final = f"""
-SELECT sent, id, state, duplicate, replaced, differs
-FROM pg_temp.tacoq_accept_keyed({", ".join(f"${place}" for place in range(1, len(Row._fields) + 6))})
-"""
 
 
 class Keys(NamedTuple):
@@ -36,17 +31,22 @@ class Keys(NamedTuple):
 
 NO_KEYS: Final = Keys()
 
+_PARAMETERS: Final = len(Row._fields) + len(Keys._fields) + len(released((), None))
+_ACCEPT: Final = f"""
+SELECT sent, id, state, duplicate, created_at, expires_at, replaced, differs
+FROM pg_temp.tacoq_accept_keyed({", ".join(f"${place}" for place in range(1, _PARAMETERS + 1))})
+"""
+
 
 class Answered(NamedTuple):
-    """The task that a publish is answered with, its own or one that was there, and that task's state.
+    """The task that a publish is answered with, its own or one that was there, and what is stored of it.
 
     `replaced`: it was there, and has what this publish asked for now. `differs`: the payload that its idempotency key
     came with first was another one.
     """
 
     id: UUID
-    state: TaskState
-    duplicate: bool
+    stored: Stored
     replaced: bool
     differs: bool
 
@@ -59,8 +59,13 @@ class KeysTaken(Exception):
         self.holders = holders
 
 
-async def accept(connection: HotConnection, rows: Sequence[Row], keys: Mapping[UUID, Keys]) -> dict[UUID, Answered]:
+async def accept(
+    connection: HotConnection, rows: Sequence[Row], keys: Mapping[UUID, Keys], lead: Lead | None = None
+) -> dict[UUID, Answered]:
     """Store `rows`, in their order, as their `keys` (by id) have it; say what answers each. Committed when it returns.
+
+    What `lead` allows is queued, as by the other accept, but for what has a unique key: a replace in the same batch
+    could not touch it any more.
 
     Ids that were answered before change nothing, whoever has their keys now. Raises ContentConflict, KeysTaken, or
     asyncpg's error when a value is refused: nothing was stored. Raises DatabaseUnavailable: perhaps committed; the
@@ -68,8 +73,11 @@ async def accept(connection: HotConnection, rows: Sequence[Row], keys: Mapping[U
     """
     keyed = [keys.get(row.id, NO_KEYS) for row in rows]
     columns = [list(column) for column in (*zip(*rows, strict=True), *zip(*keyed, strict=True))]
+    if lead is not None:
+        lines = [None if of.unique else line for of, line in zip(keyed, lead.lines, strict=True)]
+        lead = lead._replace(lines=lines)
     try:
-        records = await connection.fetch(_ACCEPT, *columns)
+        records = await connection.fetch(_ACCEPT, *columns, *released(rows, lead))
     except asyncpg.PostgresError as error:
         match error.sqlstate:
             case "TQ409":
@@ -79,4 +87,7 @@ async def accept(connection: HotConnection, rows: Sequence[Row], keys: Mapping[U
                 raise KeysTaken({UUID(id): UUID(holder) for id, holder in pairs}) from error
             case _:
                 raise
-    return {sent: Answered(id, TaskState(state), *rest) for sent, id, state, *rest in records}
+    return {
+        sent: Answered(id, Stored(TaskState(state), duplicate, created_at, expires_at), replaced, differs)
+        for sent, id, state, duplicate, created_at, expires_at, replaced, differs in records
+    }

@@ -20,8 +20,11 @@ CREATE OR REPLACE FUNCTION pg_temp.tacoq_accept_keyed(
     fingerprints bytea[], delays float8[], run_ats timestamptz[], expiry_delays float8[], expires_ats timestamptz[],
     attempt_limits int[], timeouts float8[], retries_of uuid[], traceparents text[], tracestates text[],
     queues_given boolean[], unique_keys bytea[], conflicts text[], idempotency_keys text[], windows float8[],
-    digests bytea[]
-) RETURNS TABLE (sent uuid, id uuid, state text, duplicate boolean, replaced boolean, differs boolean)
+    digests bytea[], lines int[], lane_queues text[], lane_kinds text[], lane_keys text[], lane_priorities smallint[],
+    lead_epoch bigint, lead_holder uuid, lead_limits bigint, rated_queues text[], rated_kinds text[], rates float8[],
+    key_rates float8[]
+) RETURNS TABLE (sent uuid, id uuid, state text, duplicate boolean, created_at timestamptz, expires_at timestamptz,
+                 replaced boolean, differs boolean)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -29,6 +32,7 @@ DECLARE
     known uuid[];
     before record;
     fresh uuid[] := '{{}}';
+    free int[];
     task uuid;  -- that answers it, and its state
     now_in text;
     waits boolean;
@@ -66,17 +70,24 @@ BEGIN
         OFFSET 0
     ) AS t;
 
+    IF lead_epoch IS NOT NULL THEN
+        free := pg_temp.tacoq_free_lanes(
+            lane_queues, lane_kinds, lane_keys, lane_priorities, lead_epoch, lead_holder, lead_limits);
+    END IF;
+
     FOR asked IN
         SELECT u.*, coalesce(u.run_at, now() + make_interval(secs => u.delay)) AS due,  -- NULL: at once
             coalesce(u.expires_at, now() + make_interval(secs => u.expires_in)) AS deadline
         FROM unnest(ids, kinds, queues, priorities, fairness_keys, payloads, fingerprints, delays, run_ats,
                     expiry_delays, expires_ats, attempt_limits, timeouts, retries_of, traceparents, tracestates,
-                    queues_given, unique_keys, conflicts, idempotency_keys, windows, digests)
+                    queues_given, unique_keys, conflicts, idempotency_keys, windows, digests, lines)
             AS u (id, kind, queue, priority, fairness_key, payload, fingerprint, delay, run_at, expires_in, expires_at,
                   max_attempts, timeout, retry_of, traceparent, tracestate, queue_given, unique_key, conflict,
-                  idempotency_key, idempotency_window, digest)
+                  idempotency_key, idempotency_window, digest, line)
     LOOP
         sent := asked.id;
+        created_at := now();
+        expires_at := asked.deadline;
         task := NULL;
         by_key := false;
         replaced := false;
@@ -143,14 +154,20 @@ BEGIN
         END IF;
 
         IF task IS NULL THEN
+            now_in := CASE
+                WHEN asked.due > now() THEN 'scheduled'
+                WHEN asked.line = ANY (free) THEN 'queued'
+                ELSE 'pending'
+            END;
             INSERT INTO tasks (id, kind, queue, priority, fairness_key, payload, fingerprint, run_at, expires_at,
-                               max_attempts, timeout, retry_of, unique_key, traceparent, tracestate, queue_given, state)
+                               max_attempts, timeout, retry_of, unique_key, traceparent, tracestate, queue_given,
+                               state, release, queued_at)
             VALUES (asked.id, asked.kind, asked.queue, asked.priority, asked.fairness_key, asked.payload,
                     asked.fingerprint, coalesce(asked.due, now()), asked.deadline, asked.max_attempts, asked.timeout,
                     asked.retry_of, asked.unique_key, asked.traceparent, asked.tracestate, asked.queue_given,
-                    CASE WHEN asked.due > now() THEN 'scheduled' ELSE 'pending' END)
+                    now_in, (now_in = 'queued')::int, CASE WHEN now_in = 'queued' THEN now() END)
             ON CONFLICT DO NOTHING
-            RETURNING tasks.id, tasks.state INTO task, now_in;
+            RETURNING tasks.id INTO task;
             IF NOT FOUND THEN
                 RAISE EXCEPTION 'task % is being accepted elsewhere', asked.id USING ERRCODE = 'serialization_failure';
             END IF;
@@ -180,6 +197,9 @@ BEGIN
         CROSS JOIN LATERAL (SELECT 1 FROM task_history AS h WHERE h.id = u.id OFFSET 0) AS h
     ) THEN
         RAISE EXCEPTION 'tasks were accepted elsewhere' USING ERRCODE = 'serialization_failure';
+    END IF;
+    IF free IS NOT NULL AND cardinality(rated_queues) > 0 THEN
+        PERFORM pg_temp.tacoq_draw(fresh, rated_queues, rated_kinds, rates, key_rates);
     END IF;
     IF clashing <> '{{}}' THEN
         RAISE EXCEPTION 'task ids are known with other content'
