@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from benchmarks.machine import machine
@@ -19,7 +21,7 @@ from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.report.page import write
 from benchmarks.servers import Servers, servers
 from benchmarks.stats import number
-from benchmarks.system import PEERS_PYTHON
+from benchmarks.system import PEERS_PYTHON, Fault
 
 PARTS: dict[str, Callable[[Servers, Plan], Iterator[dict[str, Any]]]] = {
     "rounds": rounds.run,
@@ -47,10 +49,14 @@ def measure(plan: Plan, parts: list[str], file: Path) -> dict[str, Any]:
         }
         for part in parts:
             data[part] = []
-            for record in PARTS[part](up, plan):
-                data[part].append(record)
-                file.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-                print(f"{time.monotonic() - began:6.0f} s  {part}: {_line(record)}", flush=True)
+            try:
+                for record in PARTS[part](up, plan):
+                    data[part].append(record)
+                    file.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+                    print(f"{time.monotonic() - began:6.0f} s  {part}: {_line(record)}", flush=True)
+            except Fault as fault:
+                print(f"{part}: {fault}", file=sys.stderr)
+                del data[part]
     return data
 
 
@@ -59,6 +65,11 @@ def _line(record: dict[str, Any]) -> str:
     shown = {name: value for name, value in record.items() if isinstance(value, str | int | float)}
     shown |= {f"{tasks} tasks, s": run["seconds"] for tasks, run in record.get("end_to_end", {}).items()}
     return ", ".join(f"{name} {number(value) if isinstance(value, float) else value}" for name, value in shown.items())
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Not at once: what was made on the servers is to be removed."""
+    raise SystemExit(128 + number)
 
 
 def main() -> int:
@@ -82,6 +93,7 @@ def main() -> int:
     if not PEERS_PYTHON.exists() and any(not PEERS[name].ours for name in plan.peers):
         parser.error("the peers are not installed: `make bench` does that")
     RESULTS.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, _end)
     data = measure(plan, given.parts.split(","), RESULTS / f"{plan.name}.json")
     if not given.no_page:
         write(data)

@@ -16,11 +16,12 @@ Roles = Mapping[str, Sequence[int]]
 PUBLISHER = "publisher"  # its children are the product's processes, which count for themselves
 
 
-def _tree(pid: int) -> Iterator[psutil.Process]:
+def _processes(role: str, pid: int) -> Iterator[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         yield root
-        yield from root.children(recursive=True)
+        if role != PUBLISHER:
+            yield from root.children(recursive=True)
 
 
 def cpu(roles: Roles) -> dict[str, float]:
@@ -29,14 +30,13 @@ def cpu(roles: Roles) -> dict[str, float]:
 
 
 def _seconds(role: str, pid: int) -> float:
-    if role == PUBLISHER:
-        times = psutil.Process(pid).cpu_times()
-        return float(times.user + times.system)
     total = 0.0
-    for process in _tree(pid):
+    for process in _processes(role, pid):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
+            total += times.user + times.system
+            if role != PUBLISHER:
+                total += times.children_user + times.children_system
     return total
 
 
@@ -49,12 +49,12 @@ def machine_cpu() -> float:
 
 def memory(roles: Roles) -> dict[str, float]:
     """MiB now, by role."""
-    return {role: sum(map(_bytes, pids)) / 2**20 for role, pids in roles.items()}
+    return {role: sum(_bytes(role, pid) for pid in pids) / 2**20 for role, pids in roles.items()}
 
 
-def _bytes(pid: int) -> int:
+def _bytes(role: str, pid: int) -> int:
     total = 0
-    for process in _tree(pid):
+    for process in _processes(role, pid):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             info = process.memory_full_info()
             total += getattr(info, "pss", info.rss)

@@ -70,7 +70,7 @@ class Client:
         self._published = await rate.publish_at(self._peer, per_second, seconds)
         return self._published.per_second
 
-    async def starts(self) -> list[float]:
+    async def starts(self) -> tuple[list[float], int]:
         assert self._published is not None
         return await rate.starts(self._peer, self._published)
 

@@ -18,10 +18,11 @@ SETTLE_SECONDS = 0.5  # for the last ones to end
 
 @dataclass(frozen=True)
 class Published:
-    """`per_second` is what was reached: a publisher that is too slow falls behind."""
+    """`per_second` is what was reached: a publisher that is too slow falls behind. `until`: when the measure ended."""
 
     tickets: list[tuple[Any, float]]
     per_second: float
+    until: float
 
 
 async def publish_at(peer: Peer[Any], per_second: float, seconds: float) -> Published:
@@ -38,10 +39,11 @@ async def publish_at(peer: Peer[Any], per_second: float, seconds: float) -> Publ
     tickets = await asyncio.gather(*under_way)
     took = max(time.monotonic() - began, count / per_second)
     await asyncio.sleep(SETTLE_SECONDS)
-    return Published(tickets, count / took)
+    return Published(tickets, count / took, time.monotonic())
 
 
-async def starts(peer: Peer[Any], published: Published) -> list[float]:
-    """Milliseconds from each publish to its start."""
+async def starts(peer: Peer[Any], published: Published) -> tuple[list[float], int]:
+    """Milliseconds from each publish to its start, and how many had started when the measure ended."""
     values = await peer.results([ticket for ticket, _ in published.tickets])
-    return [(started - sent) * 1000 for started, (_, sent) in zip(values, published.tickets, strict=True)]
+    latencies = [(started - sent) * 1000 for started, (_, sent) in zip(values, published.tickets, strict=True)]
+    return latencies, sum(started <= published.until for started in values)

@@ -25,7 +25,7 @@ from benchmarks.system import Fault, System, system
 
 WORKED = 20_000  # tasks in a sample
 SAMPLES = 3
-LINE = WORKED * (SAMPLES + 1)  # a claim needs something to claim
+LINE = WORKED * (SAMPLES + 2)  # a claim needs something to claim
 LOOKUPS = 500
 SECONDS = 120
 

@@ -40,13 +40,13 @@ def _turn(servers: Servers, plan: Plan, peer: str, *, latency: bool) -> dict[str
 
 
 def _at(at_work: System, per_second: float, seconds: float) -> dict[str, Any]:
-    """Lone publishes at a steady rate. The CPU is that of publishing and running, without reading results."""
+    """Lone publishes at a steady rate. The CPU is that of the tasks that had begun, without reading results."""
     measured = at_work.measure("publish_at", per_second=per_second, seconds=seconds)
-    starts = at_work.ask("starts")
+    starts, begun = at_work.ask("starts")
     return {
         "asked": per_second,
         "per_second": measured.value,
-        "tasks": len(starts),
+        "begun": begun,
         "start": latencies(starts),
         **measured.cost(),
     }

@@ -48,7 +48,6 @@ class Tacoq:
             "TACOQ_DATABASE_URL": place.database_url,
             "TACOQ_BROKER_URL": place.broker_url,
             "TACOQ_NAMESPACE": place.name,
-            "TACOQ_LOG_LEVEL": "WARNING",
         }
 
     async def prepare(self) -> None:

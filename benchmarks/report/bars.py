@@ -22,7 +22,7 @@ class Bar(NamedTuple):
 
 def bars(title: str, unit: str, rows: Sequence[Bar]) -> str:
     """Each bar is a median, its line the minimum and maximum. The axis is logarithmic: ratios are lengths."""
-    floor = 10 ** math.floor(math.log10(min(row.low for row in rows)))
+    floor = 10 ** math.floor(math.log10(min(row.low for row in rows) * 0.8))  # no bar is without length
     top = max(row.high for row in rows)
     room = WIDTH - LABEL - VALUE
 

@@ -58,10 +58,15 @@ def rate(data: Data, peer: str, of: Literal["rate", "half"], part: str) -> list[
     return [turn[of]["start"][part] for turn in turns(data, peer) if of in turn]
 
 
+def reached(data: Data, peer: str, of: Literal["rate", "half"]) -> list[float]:
+    """Publishes a second."""
+    return [turn[of]["per_second"] for turn in turns(data, peer) if of in turn]
+
+
 def lone_cpu(data: Data, peer: str) -> list[float]:
     """CPU milliseconds a task at the steady rate of lone publishes, without reading results."""
     found = [turn["rate"] for turn in turns(data, peer) if "rate" in turn]
-    return [sum(at["cpu"].values()) / at["tasks"] * 1000 for at in found]
+    return [sum(at["cpu"].values()) / at["begun"] * 1000 for at in found]
 
 
 def memory(data: Data, peer: str, when: Literal["memory_idle", "memory_after"]) -> list[float]:
@@ -74,15 +79,13 @@ def backlogs(data: Data, peer: str, of: Literal["singly", "in_bulk", "drain"]) -
     return [record[of] for record in data.get("backlog", []) if record["peer"] == peer and "fault" not in record]
 
 
-def grown(data: Data, of: str) -> list[tuple[float, float]]:
-    """How many times as long a claim, a settle or a lookup takes with many tasks pending, and with many finished.
-
-    A pair of these two, or nothing.
-    """
+def grown(data: Data) -> dict[str, tuple[float, float]]:
+    """How many times as long a claim and a lookup take with many tasks pending, and with many finished."""
     records = data.get("growth", [])
     if len(records) != 3:
-        return []
-    few, pending, finished = (
-        record[of]["p50"] if isinstance(record[of], dict) else median(record[of]) for record in records
-    )
-    return [(pending / few, finished / few)]
+        return {}
+    few, pending, finished = ([median(of["claim"]), of["lookup_live"]["p50"]] for of in records)
+    return {
+        name: (pending[place] / few[place], finished[place] / few[place])
+        for place, name in enumerate(("claim", "lookup"))
+    }

@@ -45,13 +45,14 @@ def write(data: Data) -> None:
 def sections(data: Data) -> Iterator[str]:
     """Of what was measured."""
     yield f"Measured on {data['date']}, `{'make bench' + (' QUICK=1' if data['plan'] == 'quick' else '')}`."
-    yield tables.table(["what", "which"], [[name, value] for name, value in data["machine"].items()])
+    yield tables.table(["what", "which"], data["machine"].items(), words=2)
     if "rounds" in data:
         yield f"### Targets\n\n{targets.markdown(data)}"
         yield f"### End to end\n\n{_plot('end-to-end')}"
         yield tables.end_to_end(data)
         yield f"### Latency\n\n{_plot('start')}"
-        yield tables.latency(data)
+        yield tables.idle(data)
+        yield tables.loaded(data)
         yield f"### CPU\n\n{_plot('cpu')}"
         yield tables.cpu(data)
         yield f"### Memory\n\n{tables.memory(data)}"
@@ -93,7 +94,7 @@ def _versions(data: Data) -> str:
     for peer in figures.peers(data):
         versions = figures.turns(data, peer)[0]["versions"]
         rows.append([tables.title(peer), ", ".join(f"{name} {version}" for name, version in versions.items())])
-    return tables.table(["product", "packages"], rows)
+    return tables.table(["product", "packages"], rows, words=2)
 
 
 if __name__ == "__main__":

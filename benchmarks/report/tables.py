@@ -10,8 +10,9 @@ from benchmarks.report.figures import OURS, Data
 from benchmarks.stats import number, percentile, spread
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1) -> str:
+    """The first `words` columns are words, the others figures."""
+    lines = [head, ["---"] * words + ["---:"] * (len(head) - words), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -28,28 +29,30 @@ def end_to_end(data: Data) -> str:
     return table(["tasks/s", *(f"{tasks:,} tasks" for tasks in sizes)], rows)
 
 
-def latency(data: Data) -> str:
-    head = [
-        "ms",
-        "idle: start p50",
-        "p99",
-        "result p50",
-        "p99",
-        "200/s: start p50",
-        "p99",
-        "half load: start p50",
-        "p99",
-    ]
+def idle(data: Data) -> str:
     rows = []
     for peer in figures.peers(data):
         starts, results = figures.lone(data, peer, "start"), figures.lone(data, peer, "result")
         if starts:
-            idle = [number(percentile(values, part)) for values in (starts, results) for part in (0.5, 0.99)]
-            loaded = [_spread(figures.rate(data, peer, of, part)) for of in ("rate", "half") for part in ("p50", "p99")]
-            rows.append([title(peer), *idle, *loaded])
-    return table(head, rows)
+            values = [number(percentile(of, part)) for of in (starts, results) for part in (0.5, 0.99)]
+            rows.append([title(peer), *values])
+    return table(["idle, ms", "start p50", "start p99", "result p50", "result p99"], rows)
 
 
+def loaded(data: Data) -> str:
+    """A publisher or workers that cannot follow are told by the rate that was reached, or by seconds of latency."""
+    rows = []
+    for peer in figures.peers(data):
+        row = [title(peer)]
+        for of in ("rate", "half"):
+            reached = figures.reached(data, peer, of)
+            row += [_median(reached), *(_spread(figures.rate(data, peer, of, part)) for part in ("p50", "p99"))]
+        rows.append(row)
+    columns = ("at 200/s: reached", "start p50, ms", "p99", "at half: reached", "start p50, ms", "p99")
+    return table(["under load", *columns], [row for row in rows if row[1] != NONE])
+
+
+NONE = "–"
 ROLES = ("all", "publisher", "manager", "worker", "postgres", "rabbitmq", "redis")
 
 
@@ -84,8 +87,8 @@ def memory(data: Data) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return spread(values) if values else "–"
+    return spread(values) if values else NONE
 
 
 def _median(values: Sequence[float]) -> str:
-    return number(percentile(values, 0.5)) if values else "–"
+    return number(percentile(values, 0.5)) if values else NONE

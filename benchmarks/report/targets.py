@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
 
+from benchmarks.peers import PEERS
 from benchmarks.report import figures
 from benchmarks.report.figures import OURS, Data
 from benchmarks.report.tables import table
@@ -16,85 +17,80 @@ DRAMATIQ, PGQUEUER = "dramatiq-redis", "pgqueuer"
 
 
 class Target(NamedTuple):
-    """`times`: how many times better TacoQ is than what it is compared with, as measured; to reach: `least`."""
-
     figure: str
     against: str
-    least: float
-    times: float
+    wanted: str
+    measured: str
+    met: bool
 
 
 def targets(data: Data) -> Iterator[Target]:
     """Those that this run has figures for."""
-    for against, peer, least in (
-        ("Celery, results in Postgres", CELERY, 30),
-        ("Taskiq, results in Postgres", TASKIQ, 12),
-        ("PgQueuer", PGQUEUER, 4),
-        ("Dramatiq, results in Redis", DRAMATIQ, 5),
-        ("the bare consumer, Postgres", BARE, 8),
-    ):
-        yield from _more(
-            "tasks/s end to end", against, least, figures.capacity(data, OURS), figures.capacity(data, peer)
-        )
-    yield from _more(
-        "publish: single calls, against its bulk",
-        "PgQueuer",
-        0.5,
-        figures.backlogs(data, OURS, "singly"),
-        figures.backlogs(data, PGQUEUER, "in_bulk"),
-    )
+    yield from _throughput(data)
     yield from _latency(data)
-    for figure, least, of in (
-        ("CPU of a lone task at 200/s", 2, figures.lone_cpu),
-        ("CPU of 1,000 tasks", 20, lambda data, peer: figures.cpu_per_1000(data, peer).get("all", [])),
-    ):
-        yield from _less(figure, "Celery, results in Postgres", least, of(data, OURS), of(data, CELERY))
-    yield from _alone(data)
+    yield from _cpu(data)
+    yield from _itself(data)
+
+
+def markdown(data: Data) -> str:
+    rows = [
+        [target.figure, target.against, target.wanted, target.measured, "yes" if target.met else "**no**"]
+        for target in targets(data)
+    ]
+    return table(["TacoQ's", "against", "wanted", "measured", "met"], rows, words=2)
+
+
+def _throughput(data: Data) -> Iterator[Target]:
+    """Of the largest runs of each, which in a quick run are smaller for the peers."""
+    for peer, least in ((CELERY, 30), (TASKIQ, 12), (PGQUEUER, 4), (DRAMATIQ, 5), (BARE, 8)):
+        rates = [figures.capacity(data, name) for name in (OURS, peer)]
+        yield from _times("tasks/s end to end", PEERS[peer].title, least, *rates)
+    singly, in_bulk = figures.backlogs(data, OURS, "singly"), figures.backlogs(data, PGQUEUER, "in_bulk")
+    yield from _times("publishes/s by single calls", "PgQueuer's bulk enqueue", 0.5, singly, in_bulk)
 
 
 def _latency(data: Data) -> Iterator[Target]:
     starts = {peer: figures.lone(data, peer, "start") for peer in (OURS, CELERY, TASKIQ)}
-    slower = max((starts[CELERY], starts[TASKIQ]), key=lambda values: median(values) if values else 0)
-    yield from _less(
-        "idle: publish → start, p50", "the slower of Celery and Taskiq (Postgres)", 1, starts[OURS], slower
-    )
-    for against, peer in (("Celery, results in Postgres", CELERY), ("Taskiq, results in Postgres", TASKIQ)):
-        results = [figures.lone(data, name, "result") for name in (OURS, peer)]
-        yield from _less("idle: publish → result, p50", against, 2, *results)
-    p99 = [figures.rate(data, name, "rate", "p99") for name in (OURS, TASKIQ)]
-    yield from _less("200/s: publish → start, p99", "Taskiq, results in Postgres", 1, *p99)
+    if all(starts.values()):
+        slower = max(median(starts[CELERY]), median(starts[TASKIQ]))
+        against = "the slower of Celery and Taskiq (Postgres)"
+        yield _most("idle: publish → start, p50 ms", against, slower, median(starts[OURS]))
+    for peer in (CELERY, TASKIQ):
+        results = [figures.lone(data, name, "result") for name in (peer, OURS)]
+        yield from _times("idle: publish → result, p50, faster", PEERS[peer].title, 2, *results)
+    ours, theirs = (figures.rate(data, name, "rate", "p99") for name in (OURS, TASKIQ))
+    if ours and theirs:
+        yield _most("200/s: publish → start, p99 ms", PEERS[TASKIQ].title, median(theirs), median(ours))
 
 
-def _alone(data: Data) -> Iterator[Target]:
-    """Bounds of TacoQ against itself: at most so many times as much."""
-    for name, of in (("claim", "claim"), ("lookup of a live task", "lookup_live")):
-        for pending, finished in figures.grown(data, of):
-            many, kept = data["growth"][1]["pending"], data["growth"][2]["finished"]
-            yield Target(f"{name} with {many:,} pending", "with few, at most 1.5 times as slow", 1 / 1.5, 1 / pending)
-            yield Target(f"{name} with {kept:,} finished", "with few, at most 1.5 times as slow", 1 / 1.5, 1 / finished)
+def _cpu(data: Data) -> Iterator[Target]:
+    lone = [figures.lone_cpu(data, peer) for peer in (CELERY, OURS)]
+    yield from _times("CPU of a lone task at 200/s, less", PEERS[CELERY].title, 2, *lone)
+    bulk = [figures.cpu_per_1000(data, peer).get("all", []) for peer in (CELERY, OURS)]
+    yield from _times("CPU of 1,000 tasks, less", PEERS[CELERY].title, 20, *bulk)
+
+
+def _itself(data: Data) -> Iterator[Target]:
+    if grown := figures.grown(data):
+        many, kept = data["growth"][1]["pending"], data["growth"][2]["finished"]
+        for name, (pending, finished) in grown.items():
+            yield _most(f"{name}: with {many:,} pending ÷ with few", "itself", 1.5, pending)
+            yield _most(f"{name}: with {kept:,} finished ÷ with none", "itself", 1.5, finished)
     if seconds := [run["seconds"] for run in data.get("repeats", [])]:
-        times = min(seconds) / max(seconds)
-        yield Target(f"{len(seconds)} runs: slowest", "the fastest, at most 1.5 times as slow", 1 / 1.5, times)
+        yield _most(f"{len(seconds)} runs: slowest ÷ fastest", "itself", 1.5, max(seconds) / min(seconds))
     if len(data.get("memory", [])) > 2:
         _, early, *_, late = data["memory"]
         for role in ("manager", "worker"):
-            times = early["mib"][role] / late["mib"][role]
-            figure = f"memory of the {role} after {late['tasks']:,} tasks"
-            yield Target(figure, f"after {early['tasks']:,}, at most 5 % more", 1 / 1.05, times)
+            figure = f"memory of the {role}: after {late['tasks']:,} tasks ÷ after {early['tasks']:,}"
+            yield _most(figure, "itself", 1.05, late["mib"][role] / early["mib"][role])
 
 
-def _more(figure: str, against: str, least: float, ours: Sequence[float], theirs: Sequence[float]) -> Iterator[Target]:
-    if ours and theirs:
-        yield Target(figure, against, least, median(ours) / median(theirs))
+def _times(figure: str, against: str, least: float, more: Sequence[float], less: Sequence[float]) -> Iterator[Target]:
+    """How many times as much the one has; nothing when one of them was not measured."""
+    if more and less:
+        times = median(more) / median(less)
+        yield Target(figure, against, f"≥ {number(least)} ×", f"{number(times)} ×", times >= least)
 
 
-def _less(figure: str, against: str, least: float, ours: Sequence[float], theirs: Sequence[float]) -> Iterator[Target]:
-    yield from _more(figure, against, least, theirs, ours)
-
-
-def markdown(data: Data) -> str:
-    rows = []
-    for target in targets(data):
-        met = "yes" if target.times >= target.least else "**no**"
-        rows.append([target.figure, target.against, f"{number(target.least)} ×", f"{number(target.times)} ×", met])
-    return table(["figure", "against", "times better, at least", "measured", "met"], rows)
+def _most(figure: str, against: str, bound: float, measured: float) -> Target:
+    return Target(figure, against, f"≤ {number(bound)}", number(measured), measured <= bound)
