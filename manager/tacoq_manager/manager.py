@@ -201,6 +201,7 @@ class Manager:
             leader=self.leader,
             sessions=sessions,
             credit=self.credit,
+            limits=self.limits,
             runtimes=self.runtimes,
             dispatcher=self.dispatcher,
         )

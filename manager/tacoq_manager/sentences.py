@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 from typing import assert_never
 from uuid import UUID
 
+from tacoq_manager.limits import Brake, Limit
 from tacoq_protocol.broker import LinkState
 from tacoq_protocol.durations import in_words
 from tacoq_protocol.http import TaskView
+from tacoq_protocol.rates import Rate
 from tacoq_protocol.why import MOST_AHEAD, Reason
 
 MOST_NAMED = 5  # sessions in a sentence
@@ -40,6 +42,7 @@ class Found:
     old: bool = False  # released for longer than a message needs
     own_key: int = 0  # tasks of its fairness key before it
     other: UUID | None = None  # the task that is waited for
+    brake: Brake | None = None  # the limit that lets it not go
 
 
 def sentence(task: TaskView, found: Found, now: datetime) -> str:
@@ -71,6 +74,9 @@ def sentence(task: TaskView, found: Found, now: datetime) -> str:
             )
         case Reason.RECOVERING:
             return f"the leader looks for lost tasks of queue {task.queue!r} before it releases more, for seconds"
+        case Reason.PAUSED | Reason.HELD_BACK | Reason.AT_LIMIT | Reason.AT_RATE:
+            assert found.brake is not None, "a limit has its brake"
+            return _of_limit(task, found, found.brake, now)
         case Reason.NO_SLOT:
             return f"{_full(task, found)}: {_place(found)}"
         case Reason.BEHIND_KEY:
@@ -86,6 +92,26 @@ def sentence(task: TaskView, found: Found, now: datetime) -> str:
             return _of_end(task, found, now)
         case _:
             assert_never(found.reason)
+
+
+def _of_limit(task: TaskView, found: Found, brake: Brake, now: datetime) -> str:
+    what = f"queue {task.queue!r}" if brake.of.kind is None else f"kind {task.kind!r}"
+    if brake.of.fairness_key is not None:
+        what = f"fairness key {task.fairness_key!r} of {what}"
+    change = f"tacoq queues limit {task.queue}" if brake.of.kind is None else f"tacoq kinds limit {task.kind}"
+    match brake.limit:
+        case Limit.PAUSED:
+            return f"{what} is paused: `tacoq queues resume {task.queue}`"
+        case Limit.HELD_BACK:
+            ends = f"{what} is held back until {_when(found.until, now)}"
+            return f"{ends}: a handler was rate limited; `tacoq kinds resume {task.kind}` ends it"
+        case Limit.CONCURRENCY:
+            return f"{what} is at its limit, {brake.at:,} of {brake.most:,} tasks at once; `{change}` changes it"
+        case Limit.RATE:
+            assert isinstance(brake.most, Rate)
+            return f"{what} is at its rate of {brake.most.text}: it may go {_when(found.until, now)} at the earliest"
+        case _:
+            assert_never(brake.limit)
 
 
 def _of_workers(task: TaskView, found: Found) -> str:

@@ -9,17 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final, assert_never
 from uuid import UUID
 
 from tacoq_manager.credit import Credit
 from tacoq_manager.dispatch import Dispatcher
 from tacoq_manager.inflight import InFlight
+from tacoq_manager.limits import Brake, Limit, Limits
 from tacoq_manager.runtimes import RunTimes
 from tacoq_manager.sentences import Found, sentence
 from tacoq_manager.sessions import LEASE_SECONDS, Sessions, SessionState
 from tacoq_manager.store import claim, registry
+from tacoq_manager.store import limits as store_limits
 from tacoq_manager.store import why as store
+from tacoq_manager.store.claim import Line
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.why import Facts
 from tacoq_manager.upkeep.leader import Leader
@@ -35,6 +39,12 @@ _FINAL: Final = {
     TaskState.CANCELLED: Reason.CANCELLED,
     TaskState.EXPIRED: Reason.EXPIRED,
 }
+_LIMITS: Final = {
+    Limit.PAUSED: Reason.PAUSED,
+    Limit.HELD_BACK: Reason.HELD_BACK,
+    Limit.CONCURRENCY: Reason.AT_LIMIT,
+    Limit.RATE: Reason.AT_RATE,
+}
 
 
 class Explainer:
@@ -48,6 +58,7 @@ class Explainer:
         leader: Leader,
         sessions: Sessions,
         credit: Credit,
+        limits: Limits,
         runtimes: RunTimes,
         dispatcher: Dispatcher,
     ) -> None:
@@ -56,6 +67,7 @@ class Explainer:
         self._leader = leader
         self._sessions = sessions
         self._credit = credit
+        self._limits = limits
         self._runtimes = runtimes
         self._dispatcher = dispatcher
 
@@ -108,14 +120,18 @@ class Explainer:
                 return Found(reason=Reason.LAST_CHANCE, other=other)
         if self._dispatcher.holds(queue):
             return Found(reason=Reason.RECOVERING)
-        return await self._in_line(facts)
+        limits = await self._limited()
+        shut = limits.shut(Line(queue, kind, facts.task.fairness_key))
+        if shut is not None:
+            return _shut(shut, facts)
+        return await self._in_line(facts, limits)
 
-    async def _in_line(self, facts: Facts) -> Found:
+    async def _in_line(self, facts: Facts, limits: Limits) -> Found:
         """It may run: how many go before it, and is there a slot for it?"""
         task = facts.task
         kinds = [kind for kind in self._sessions.kinds_of(task.queue) if not self._sessions.lacking(task.queue, kind)]
         ahead = await store.ahead(self._database.read, task, facts.seq, kinds)
-        credit = await self._counted()
+        credit = self._credit if limits is self._limits else Credit(self._runtimes, limits.in_flight)
         free = self._sessions.capacity(task.queue) - credit.used(task.queue)
         if not ahead.more and ahead.tasks < int(free / credit.weight(task.queue, task.kind)):
             return Found(reason=Reason.RELEASING)
@@ -128,14 +144,17 @@ class Explainer:
             own_key=ahead.own_key,
         )
 
-    async def _counted(self) -> Credit:
-        """What is released: as the leader has it, else as it would count it anew."""
+    async def _limited(self) -> Limits:
+        """What is released, and what limits that: as the leader has it, else as it would learn it anew."""
         if self._leader.epoch is not None:
-            return self._credit
+            return self._limits
         in_flight = InFlight()
         in_flight.watch()
         in_flight.recount(await claim.in_flight(self._database.read))
-        return Credit(self._runtimes, in_flight)
+        limits = Limits(in_flight, self._sessions.spec, time.monotonic)
+        limits.load(await store_limits.load(self._database.read))
+        limits.buckets.load(await store_limits.load_buckets(self._database.read))
+        return limits
 
     async def _released(self, facts: Facts) -> Found:
         task = facts.task
@@ -166,6 +185,11 @@ class Explainer:
         """True until every live session must have been heard."""
         since = self._sessions.steady_since
         return since is None or time.monotonic() - since < LEASE_SECONDS
+
+
+def _shut(brake: Brake, facts: Facts) -> Found:
+    until = None if brake.opens_in is None else facts.now + timedelta(seconds=brake.opens_in)
+    return Found(reason=_LIMITS[brake.limit], until=until, brake=brake)
 
 
 def _ended(task: TaskView) -> Found:

@@ -27,6 +27,10 @@ class Reason(StrEnum):
     UNKNOWN_KIND = "unknown_kind"  # one of them does not know its kind
     LAST_CHANCE = "last_chance"  # it crashed its workers, and is released alone
     RECOVERING = "recovering"  # the leader looks for lost releases of its queue first
+    PAUSED = "paused"  # its queue is
+    HELD_BACK = "held_back"  # its kind, or its fairness key, is: a handler was rate limited
+    AT_LIMIT = "at_limit"  # as many are released as may be at once
+    AT_RATE = "at_rate"  # no token is there now
     NO_SLOT = "no_slot"  # all slots are taken
     BEHIND_KEY = "behind_key"  # so they are, and its fairness key has others before it
     RELEASING = "releasing"  # nothing: it goes with the next round

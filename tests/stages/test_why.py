@@ -7,17 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
 from tacoq_manager.api.app import create_app
 from tacoq_manager.serve import HttpServer
+from tacoq_manager.store import limits
 from tacoq_manager.transitions import MAX_CRASHES, expire
 from tacoq_protocol.broker import LinkState
 from tacoq_protocol.cli import tacoq
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.ids import new_task_id
-from tacoq_protocol.messages import Cancelled, Completed, Failed, Heartbeat, Snoozed, Started
+from tacoq_protocol.messages import Cancelled, Completed, Failed, Fence, Heartbeat, Snoozed, Started
 from tacoq_protocol.why import Reason, Why
 from tests.stages.floor import Floor
 from tests.support.eventually import eventually
@@ -30,6 +32,14 @@ Ask = Callable[[UUID], Awaitable[Why]]
 @pytest_asyncio.fixture
 async def url(either_floor: Floor) -> AsyncIterator[str]:
     server = HttpServer(create_app(either_floor.manager), "127.0.0.1", 0)
+    await server.start()
+    yield server.url
+    await server.stop()
+
+
+@pytest_asyncio.fixture
+async def url_of_floor(floor: Floor) -> AsyncIterator[str]:
+    server = HttpServer(create_app(floor.manager), "127.0.0.1", 0)
     await server.start()
     yield server.url
     await server.stop()
@@ -153,6 +163,35 @@ async def test_task_of_a_queue_in_which_lost_releases_are_looked_for(either_floo
     (task_id,) = await either_floor.accept()
     either_floor.manager.dispatcher.hold("default", True)
     assert (await ask(task_id)).reason is Reason.RECOVERING
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_task_that_a_limit_lets_not_go(floor: Floor, url_of_floor: str, leads: bool) -> None:
+    """The first that does is named, by the leader or by another manager."""
+    floor.join("k", concurrency=1, max_per_key=5, rate="1/h")
+    (running,) = await floor.accept(fairness_key="a")
+    await floor.dispatch()
+    (task_id,) = await floor.accept(fairness_key="a")
+    limiting = floor.manager.limiting
+
+    async def is_said(reason: Reason, *words: str) -> None:
+        if not leads:
+            await floor.connection.execute("UPDATE leader SET holder = gen_random_uuid()")
+            floor.manager.leader._until = 0.0
+        why = Why.model_validate_json(await run("why", str(task_id), "--json", "--url", url_of_floor))
+        assert why.reason is reason
+        assert [word for word in words if word not in why.sentence] == []
+
+    await is_said(Reason.AT_LIMIT, "kind 'k' is at its limit, 1 of 1 tasks at once", "tacoq kinds limit k")
+    floor.join("k", max_per_key=5, rate="1/h")
+    await is_said(Reason.AT_RATE, "kind 'k' is at its rate of 1/h", "(in 59 m)")
+    floor.join("k", max_per_key=1)
+    await is_said(Reason.AT_LIMIT, "fairness key 'a' of kind 'k' is at its limit, 1 of 1 tasks")
+    await limits.hold(floor.manager.database.upkeep, [limits.Hold(Fence(running, 1), 600.0, True)])
+    await limiting.heard()
+    await is_said(Reason.HELD_BACK, "fairness key 'a' of kind 'k' is held back until", "tacoq kinds resume k")
+    await limiting.pause("default")
+    await is_said(Reason.PAUSED, "queue 'default' is paused: `tacoq queues resume default`")
 
 
 async def test_task_that_waits_for_a_slot_knows_its_place_in_line(either_floor: Floor, ask: Ask) -> None:
