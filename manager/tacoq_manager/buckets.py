@@ -21,18 +21,21 @@ class Of(NamedTuple):
     fairness_key: str | None = None
 
 
-class Bucket:
-    """Tokens as of a moment, and how fast they came to be more from then on."""
+class Drawn(NamedTuple):
+    """Tokens that were left in a bucket when it was last drawn on, so many seconds ago, at so many per second."""
 
-    __slots__ = ("at", "per_second", "tokens")
+    of: Of
+    tokens: float
+    age: float
+    per_second: float
 
-    def __init__(self, tokens: float, at: float, per_second: float) -> None:
-        self.tokens = tokens
-        self.at = at
-        self.per_second = per_second
 
-    def left(self, now: float) -> float:
-        return min(max(1.0, self.per_second), self.tokens + (now - self.at) * self.per_second)
+class Bucket(NamedTuple):
+    """Tokens as of a moment, when so many came per second."""
+
+    tokens: float
+    at: float
+    per_second: float
 
 
 class Buckets:
@@ -44,31 +47,34 @@ class Buckets:
 
     def whole(self, of: Of, rate: Rate) -> int:
         """Tokens that can be drawn now."""
-        bucket = self._buckets.get(of)
-        left = rate.burst if bucket is None else min(rate.burst, bucket.left(self._clock()))
-        return max(0, int(left + _EPSILON))
+        return max(0, int(self._left(of, rate) + _EPSILON))
 
     def next_in(self, of: Of, rate: Rate) -> float:
         """Seconds until there is a whole token."""
-        bucket = self._buckets.get(of)
-        left = 1.0 if bucket is None else bucket.left(self._clock())
-        return max(0.0, (1.0 - left) / rate.per_second)
+        return max(0.0, (1.0 - self._left(of, rate)) / rate.per_second)
 
     def draw(self, of: Of, rate: Rate, count: int) -> None:
         """Take tokens; a negative number: put back what was not needed."""
-        now = self._clock()
-        bucket = self._buckets.get(of)
-        left = rate.burst if bucket is None else min(rate.burst, bucket.left(now))
-        self._buckets[of] = Bucket(min(rate.burst, left - count), now, rate.per_second)
+        left = min(rate.burst, self._left(of, rate) - count)
+        self._buckets[of] = Bucket(left, self._clock(), rate.per_second)
 
-    def load(self, buckets: Iterable[tuple[Of, float, float]]) -> None:
-        """Know these and no others, each with its tokens now and its rate per second."""
+    def load(self, drawn: Iterable[Drawn]) -> None:
+        """Know these and no others."""
         now = self._clock()
-        self._buckets = {of: Bucket(tokens, now, per_second) for of, tokens, per_second in buckets}
+        self._buckets = {of: Bucket(tokens, now - age, per_second) for of, tokens, age, per_second in drawn}
 
     def prune(self) -> None:
         """Forget those that are full again."""
         now = self._clock()
         self._buckets = {
-            of: bucket for of, bucket in self._buckets.items() if bucket.left(now) < max(1.0, bucket.per_second)
+            of: bucket
+            for of, bucket in self._buckets.items()
+            if bucket.tokens + (now - bucket.at) * bucket.per_second < max(1.0, bucket.per_second)
         }
+
+    def _left(self, of: Of, rate: Rate) -> float:
+        """By the rate that holds now: when it was changed, since the last draw."""
+        bucket = self._buckets.get(of)
+        if bucket is None:
+            return rate.burst
+        return min(rate.burst, bucket.tokens + (self._clock() - bucket.at) * rate.per_second)

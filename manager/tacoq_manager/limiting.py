@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tacoq_manager.limits import Limits
 from tacoq_manager.store import limits as store
@@ -89,8 +89,13 @@ class Limiting:
         self._limits.buckets.prune()
         return await store.prune(self._database.upkeep)
 
-    def held(self, held: list[Held]) -> None:
-        """These are held back, and that is stored."""
+    def held(self, held: Sequence[Held], version: int) -> None:
+        """Handlers hold these back; that is stored, and made `version`."""
+        if held:
+            log.info("held back", extra={"held": [each.of for each in held], "seconds": held[0].seconds})
+            self._on_news()
+            if self._leader.leads:
+                self._limits.hold(held, version)
 
     async def _changed(self) -> None:
         self._on_news()

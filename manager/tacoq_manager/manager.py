@@ -115,6 +115,7 @@ class Manager:
             random=Random(),
             on_settled=self._settled,
             on_redelivered=self._came_back,
+            on_held=lambda held, version: self.limiting.held(held, version),
         )
         lanes = Lanes(Aside(monotonic))
         unpublished = Unpublished(database.claim, self.leader, self.settler, lambda: self._learn())

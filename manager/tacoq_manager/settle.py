@@ -24,6 +24,7 @@ from tacoq_manager.retry import retry_delay
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.store import settle as store
 from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
+from tacoq_manager.store.limits import Held, Hold, hold
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.transitions import Transition
 from tacoq_protocol.broker import Delivery
@@ -38,6 +39,7 @@ from tacoq_protocol.messages import (
     Expired,
     Failed,
     Fence,
+    Holds,
     KindSpec,
     Report,
     Reports,
@@ -76,6 +78,7 @@ class Settler:
         random: Random,
         on_settled: Settled,
         on_redelivered: Callable[[Fence], None],
+        on_held: Callable[[Sequence[Held], int], None],
     ) -> None:
         self._connection = connection
         self._sessions = sessions
@@ -84,6 +87,8 @@ class Settler:
         self._random = random
         self._on_settled = on_settled
         self._on_redelivered = on_redelivered
+        self._on_held = on_held
+        self._holds: list[Hold] = []  # that the reports at hand ask for
         self._arrived: deque[Delivery] = deque()
         self._changed = asyncio.Event()
         self._came = 0  # deliveries so far
@@ -114,6 +119,8 @@ class Settler:
         deliveries, reports, unreadable = self._take()
         transitions = self._transitions(reports)
         refused = {_fence(move): move.error.message for move in transitions if move.move == "refuse" and move.error}
+        if self._holds:
+            await self._hold_until_done()
         if transitions:
             await self._apply_until_done(transitions, refused)
         await self._end(deliveries, unreadable, _letters(reports, refused))
@@ -196,6 +203,9 @@ class Settler:
             case Cancelled():
                 return moves.stop(report, session)
             case Snoozed():
+                if report.holds is not None:
+                    fence = Fence(report.task_id, report.release)
+                    self._holds.append(Hold(fence, report.delay, report.holds is Holds.KEY))
                 return moves.snooze(report, session)
             case Expired():
                 return moves.run_out(report, session)
@@ -205,6 +215,21 @@ class Settler:
                 raise AssertionError("a start is not an outcome")
             case _:
                 assert_never(report)
+
+    async def _hold_until_done(self) -> None:
+        """Store what handlers hold back, before their tasks are snoozed: until then a crash asks for it again."""
+        holds, self._holds = self._holds, []
+        while True:
+            try:
+                self._on_held(*await hold(self._connection, holds))
+            except DatabaseUnavailable as error:
+                log.warning("reports wait for Postgres", extra={"reports": len(holds), "error": str(error)})
+                await asyncio.sleep(RETRY_SECONDS)
+            except (asyncpg.PostgresError, ValueError) as error:  # a delay that is none: its report is refused, too
+                log.error("Postgres refuses to hold a kind back", extra={"error": str(error)})
+                return
+            else:
+                return
 
     async def _apply_until_done(self, transitions: Sequence[Transition], refused: dict[Fence, str]) -> None:
         """Apply all, however long Postgres is away. What may have been too much for one statement comes in parts."""

@@ -110,14 +110,22 @@ class Cancelled(Struct, array_like=True, tag="x", frozen=True):
     reason: str
 
 
+class Holds(StrEnum):
+    """What else waits with a snoozed task."""
+
+    KIND = "kind"
+    KEY = "key"  # its fairness key of the kind
+
+
 class Snoozed(Struct, array_like=True, tag="z", frozen=True):
-    """The handler asked to be run again in `delay` seconds; costs no attempt."""
+    """The handler asked to be run again in `delay` seconds; costs no attempt. `holds`: it found itself rate limited."""
 
     task_id: UUID
     release: int
     started_at: datetime
     seconds: float
     delay: float
+    holds: Holds | None = None
 
 
 class Expired(Struct, array_like=True, tag="e", frozen=True):

@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 from typing import Any
-from uuid import UUID
 
 import pytest
 
 from tacoq_manager.limits import Limit
 from tacoq_manager.store import limits as store
-from tacoq_manager.store.claim import Flow, Line
+from tacoq_manager.store.claim import Line
 from tacoq_manager.store.settle import apply
 from tacoq_manager.transitions import cancel, give_back
 from tacoq_protocol.errors import BrokerUnavailable
 from tacoq_protocol.limits import KindLimits, QueueLimits
-from tacoq_protocol.messages import Completed
 from tests.stages.floor import Floor
+from tests.stages.limited import FLOW, accept_keyed, complete, keys, set_kind, take_over, tokens
 from tests.support.eventually import eventually
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FLOW = Flow("default", "k")
-
-
-async def complete(floor: Floor, *ids: UUID) -> None:
-    """Report these as completed."""
-    released = {release.task_id: release.release for release in floor.releases}
-    await floor.report(*[Completed(task_id, released[task_id], NOW, 0.1, b"1") for task_id in ids])
-
-
-def keys(floor: Floor, since: int = 0) -> Counter[str]:
-    """How many releases came by the first word of their payloads."""
-    return Counter(release.payload.decode().strip('"') for release in floor.releases[since:])
-
-
-async def accept_keyed(floor: Floor, count: int, *names: str, **options: Any) -> None:
-    for name in names:
-        await floor.accept(count, payload=f'"{name}"'.encode(), fairness_key=name, **options)
-
-
-async def set_kind(floor: Floor, limits: KindLimits) -> None:
-    """Set the limits of the kind, which the registry has to know."""
-    await floor.connection.execute(
-        "INSERT INTO kinds (queue, name, spec) VALUES ('default', 'k', '{}') ON CONFLICT DO NOTHING"
-    )
-    await floor.manager.limiting.set_kind(FLOW, limits)
-
-
-async def take_over(floor: Floor) -> None:
-    """The manager gives the lead up and takes it again, as another one would: it knows nothing any more."""
-    await floor.manager.leader.give_up()
-    floor.manager.limits.load(store.Loaded(-1, {}, {}, []))
-    floor.manager.limits.buckets.load([])
-    floor.manager.in_flight.forget()
-    await floor.manager.leader.step()
-
-
-# Concurrency.
 
 
 async def test_no_more_of_a_kind_is_out_than_its_limit(floor: Floor) -> None:
@@ -243,3 +202,50 @@ async def test_what_shuts_a_task_is_named(floor: Floor) -> None:
     shut = floor.manager.limits.shut(Line("default", "k", ""))
     assert shut is not None
     assert (shut.limit, shut.of.queue, shut.of.kind) == (Limit.PAUSED, "default", None)
+
+
+# The direct path.
+
+
+@pytest.fixture
+async def direct(floor: Floor) -> AsyncIterator[Floor]:
+    """What is accepted is released by the same statement, where that may be."""
+    floor.join("k", slots=20)
+    await floor.manager.publisher.declare("default")
+    with floor.directly():
+        yield floor
+
+
+async def released_directly(floor: Floor, count: int) -> None:
+    await eventually(lambda: len(floor.releases) == count)
+    assert await floor.dispatch() == 0
+
+
+async def test_what_is_accepted_is_released_within_the_limits_only(direct: Floor) -> None:
+    direct.join("k", slots=20, concurrency=3, max_per_key=2)
+    await accept_keyed(direct, 3, "a")
+    await released_directly(direct, 2)
+    await accept_keyed(direct, 3, "b")  # beside what waits of the other key
+    await released_directly(direct, 3)
+    assert keys(direct) == {"a": 2, "b": 1}
+
+
+async def test_what_is_accepted_draws_on_the_same_tokens(direct: Floor) -> None:
+    direct.join("k", slots=20, rate="3/d", rate_per_key="2/d")
+    await accept_keyed(direct, 1, "a", "b")
+    await released_directly(direct, 1)
+    assert await tokens(direct) == {("default", "k", None): 0, ("default", "k", "a"): 0}
+
+
+async def test_what_is_accepted_into_a_paused_queue_waits(direct: Floor) -> None:
+    await direct.manager.limiting.pause("default")
+    await direct.accept(2)
+    await released_directly(direct, 0)
+
+
+async def test_accept_by_limits_that_others_have_changed_releases_nothing(direct: Floor) -> None:
+    await store.pause(direct.manager.database, "default", True)
+    (task_id,) = await direct.accept()
+    assert await direct.state(task_id) == "pending"
+    await released_directly(direct, 0)
+    assert direct.manager.in_flight.total() == 0

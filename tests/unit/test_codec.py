@@ -24,6 +24,7 @@ REPORTS: list[m.Report] = [
     m.Failed(ID, 1, NOW, 0.5, 2, ErrorInfo("E", "m", "trace"), True, 3.0, "kind"),
     m.Cancelled(ID, 1, None, 0.0, "asked"),
     m.Snoozed(ID, 1, NOW, 0.5, 60.0),
+    m.Snoozed(ID, 1, NOW, 0.5, 60.0, m.Holds.KEY),
     m.Expired(ID, 1),
     m.Returned(ID, 1, m.ReturnReason.SLOW),
 ]

@@ -21,13 +21,14 @@ from tacoq_protocol.messages import (
     Completed,
     Expired,
     Failed,
+    Holds,
     Inventory,
     Outcome,
     Returned,
     ReturnReason,
     Snoozed,
 )
-from tacoq_worker import Cancel, Context, Fail, Retry, Snooze, Worker
+from tacoq_worker import Cancel, Context, Fail, RateLimited, Retry, Snooze, Worker
 from tests.worker.manager import make_release, playing
 
 worker = Worker("outcomes", concurrency=4)
@@ -54,6 +55,10 @@ def decide(how: str) -> str:
             raise Cancel("not wanted")
         case "snooze":
             raise Snooze("5m")
+        case "rate limited":
+            raise RateLimited("30s")
+        case "rate limited by key":
+            raise RateLimited(1.5, key=True)
         case "value":
             raise ValueError("a value")
         case "exit":
@@ -195,7 +200,17 @@ async def test_cancel_and_snooze_are_outcomes_of_their_own(kind: str, make_broke
     assert cancelled.started_at is not None
     snoozed = await outcome_of(make_broker, kind, "snooze")
     assert isinstance(snoozed, Snoozed)
-    assert snoozed.delay == 300.0
+    assert (snoozed.delay, snoozed.holds) == (300.0, None)
+
+
+@both
+async def test_rate_limited_handler_snoozes_its_task_and_says_what_it_holds_back(
+    kind: str, make_broker: BrokerFactory
+) -> None:
+    for how, delay, holds in (("rate limited", 30.0, Holds.KIND), ("rate limited by key", 1.5, Holds.KEY)):
+        outcome = await outcome_of(make_broker, kind, how)
+        assert isinstance(outcome, Snoozed)
+        assert (outcome.delay, outcome.holds) == (delay, holds)
 
 
 @both

@@ -15,7 +15,8 @@ from tacoq_worker import Backoff, Context, Worker
 
 
 def test_the_public_names_are_these() -> None:
-    assert sorted(tacoq_worker.__all__) == ["Backoff", "Cancel", "Context", "Fail", "Retry", "Snooze", "Worker"]
+    exported = ["Backoff", "Cancel", "Context", "Fail", "RateLimited", "Retry", "Snooze", "Worker"]
+    assert sorted(tacoq_worker.__all__) == exported
 
 
 def test_a_handler_is_called_like_the_function_it_was() -> None:
@@ -55,6 +56,16 @@ def test_options_reach_the_registration() -> None:
     assert (plain.spec.max_attempts, plain.spec.timeout, plain.spec.on_lost) == (3, None, "retry")
 
 
+def test_limits_reach_the_registration() -> None:
+    worker = Worker()
+
+    @worker.task(concurrency=50, rate="100/s", max_per_key=2, rate_per_key="10/h")
+    def work() -> None: ...
+
+    spec = work.spec
+    assert (spec.concurrency, spec.rate, spec.max_per_key, spec.rate_per_key) == (50, "100/s", 2, "10/h")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -71,6 +82,11 @@ def test_options_reach_the_registration() -> None:
         ({"retry_on": ("ValueError",)}, "retry_on = .* is not a tuple of exception classes"),
         ({"retry_on": [ValueError]}, "retry_on"),
         ({"on_lost": "ignore"}, "on_lost = 'ignore' is neither"),
+        ({"concurrency": 0}, "work: concurrency = 0 is not an integer from 1 to 1,000,000"),
+        ({"max_per_key": True}, "work: max_per_key = True is not an integer"),
+        ({"rate": "100"}, "work: rate = '100' is not a rate: give one like"),
+        ({"rate": 100}, "work: rate = '100' is not a rate"),
+        ({"rate_per_key": "0/s"}, "work: rate_per_key = '0/s' is not a rate"),
     ],
 )
 def test_a_wrong_option_is_named_with_its_kind(options: dict[str, Any], words: str) -> None:

@@ -6,8 +6,8 @@ heartbeat, control (how managers see it); process, supervise, cli (`tacoq worker
 """
 
 from tacoq_worker.context import Context
-from tacoq_worker.outcomes import Cancel, Fail, Retry, Snooze
+from tacoq_worker.outcomes import Cancel, Fail, RateLimited, Retry, Snooze
 from tacoq_worker.registry import Backoff
 from tacoq_worker.worker import Worker
 
-__all__ = ["Backoff", "Cancel", "Context", "Fail", "Retry", "Snooze", "Worker"]
+__all__ = ["Backoff", "Cancel", "Context", "Fail", "RateLimited", "Retry", "Snooze", "Worker"]

@@ -20,6 +20,7 @@ from tacoq_protocol.messages import (
     Cancelled,
     Completed,
     Failed,
+    Holds,
     Outcome,
     Release,
     Returned,
@@ -29,7 +30,7 @@ from tacoq_protocol.messages import (
 from tacoq_protocol.trace import context_from
 from tacoq_worker.arguments import InvalidPayload, InvalidResult
 from tacoq_worker.context import Context
-from tacoq_worker.outcomes import Cancel, Fail, Retry, Snooze
+from tacoq_worker.outcomes import Cancel, Fail, RateLimited, Retry, Snooze
 from tacoq_worker.registry import AnyHandler
 
 MAX_MESSAGE_CHARS: Final = 8_000
@@ -135,6 +136,9 @@ def raised(run: Run, error: BaseException) -> Outcome:
             return Cancelled(release.task_id, release.release, run.started_at, seconds, clean(_text(error)))
         case Snooze():
             return Snoozed(release.task_id, release.release, run.started_at, seconds, error.seconds)
+        case RateLimited():
+            holds = Holds.KEY if error.key else Holds.KIND
+            return Snoozed(release.task_id, release.release, run.started_at, seconds, error.seconds, holds)
         case Retry():
             return failed(run, _info(error, error.__cause__), retryable=True, delay=error.seconds)
         case Fail():

@@ -6,7 +6,7 @@ from tacoq_protocol.durations import Duration, parse_duration
 
 
 class Verdict(Exception):
-    """Root of the four. They are exceptions so that they pass through the handler's own calls."""
+    """Root of the five. They are exceptions so that they pass through the handler's own calls."""
 
 
 class Retry(Verdict):
@@ -40,3 +40,15 @@ class Snooze(Verdict):
     def __init__(self, delay: Duration) -> None:
         self.seconds = parse_duration(delay, name="Snooze delay").total_seconds()
         super().__init__(f"snoozed for {self.seconds:g} s")
+
+
+class RateLimited(Verdict):
+    """Somebody else limits what this kind may do: release no task of it, on any worker, until `retry_after` has passed.
+
+    This one is run again then; it costs no attempt, however often. With `key` only tasks of its own fairness key wait.
+    """
+
+    def __init__(self, retry_after: Duration, *, key: bool = False) -> None:
+        self.seconds = parse_duration(retry_after, name="RateLimited retry_after").total_seconds()
+        self.key = key
+        super().__init__(f"rate limited for {self.seconds:g} s")

@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 # Part of a statement that has `taken (queue, kind, fairness_key, tasks)` and `rated (queue, kind, rate, key_rate)`, in
 # tokens per second: of a queue where the kind is NULL, else of a kind and of each of its keys. On the clock of the
-# database, so that a new leader goes on where the last one was. Two statements lock buckets in the same order.
+# database, so that a new leader goes on where the last one was. Two statements lock buckets in the same order. Tokens
+# come by the rate that holds now, when it was changed since the last draw.
 DRAW: Final = """
 INSERT INTO buckets AS b (queue, kind, fairness_key, tokens, as_of, rate)
 SELECT d.queue, d.kind, d.fairness_key, greatest(1, d.rate) - d.tasks, now(), d.rate
@@ -26,8 +27,7 @@ ORDER BY d.queue, d.kind, d.fairness_key
 ON CONFLICT (queue, kind, fairness_key) DO UPDATE SET
     tokens = excluded.tokens - greatest(1, excluded.rate) + least(
         greatest(1, excluded.rate),
-        greatest(1, b.rate),
-        b.tokens + b.rate * extract(epoch FROM excluded.as_of - b.as_of)::float8
+        b.tokens + excluded.rate * extract(epoch FROM excluded.as_of - b.as_of)::float8
     ),
     as_of = excluded.as_of,
     rate = excluded.rate

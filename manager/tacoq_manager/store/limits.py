@@ -15,7 +15,7 @@ from sqlalchemy import func, null, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tacoq_manager.buckets import Of
+from tacoq_manager.buckets import Drawn, Of
 from tacoq_manager.store.claim import Flow
 from tacoq_manager.store.engine import Database, HotConnection
 from tacoq_manager.store.faults import database_faults
@@ -31,7 +31,7 @@ SELECT queue, kind, fairness_key, extract(epoch FROM until - clock_timestamp()):
 FROM holds WHERE until > clock_timestamp()
 """
 _BUCKETS: Final = """
-SELECT queue, kind, fairness_key, tokens + rate * extract(epoch FROM clock_timestamp() - as_of)::float8 AS tokens, rate
+SELECT queue, kind, fairness_key, tokens, extract(epoch FROM clock_timestamp() - as_of)::float8 AS age, rate
 FROM buckets
 """
 
@@ -134,12 +134,10 @@ async def load(connection: HotConnection) -> Loaded:
     )
 
 
-async def load_buckets(connection: HotConnection) -> list[tuple[Of, float, float]]:
-    """Return each bucket with its tokens now, which may be more than it takes, and its tokens per second.
-
-    Raises DatabaseUnavailable.
-    """
-    return [(Of(*of), tokens, rate) for *of, tokens, rate in await connection.fetch(_BUCKETS)]
+async def load_buckets(connection: HotConnection) -> list[Drawn]:
+    """Return all that was drawn on. Raises DatabaseUnavailable."""
+    rows = await connection.fetch(_BUCKETS)
+    return [Drawn(Of(queue, kind, key), *rest) for queue, kind, key, *rest in rows]
 
 
 async def hold(connection: HotConnection, asked: Sequence[Hold]) -> tuple[list[Held], int]:

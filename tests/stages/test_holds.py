@@ -1,0 +1,91 @@
+"""What handlers that are rate limited hold back: the kind or the key, on every worker, by every leader."""
+
+from __future__ import annotations
+
+import pytest
+
+from tacoq_manager.buckets import Of
+from tacoq_manager.limits import Limit
+from tacoq_manager.store import limits as store
+from tacoq_manager.store.claim import Line
+from tacoq_protocol.messages import Completed, Fence, Holds, Snoozed
+from tests.stages.floor import Floor
+from tests.stages.limited import FLOW, NOW, accept_keyed, complete, keys, later
+
+
+async def test_handler_that_is_rate_limited_holds_its_kind_back(floor: Floor) -> None:
+    floor.join("k", "other", slots=2)
+    first, _second, _third = await floor.accept(3)
+    assert await floor.dispatch() == 2
+    await floor.report(Snoozed(first, 1, NOW, 0.1, 60.0, Holds.KIND))
+    await floor.accept(kind="other")
+    assert await floor.dispatch() == 1
+    assert floor.releases[-1].kind == "other"
+    await complete(floor, floor.releases[-1].task_id)
+    row = await floor.row(first)
+    assert (row["state"], row["attempt"]) == ("scheduled", 0)
+    shut = floor.manager.limits.shut(Line("default", "k", ""))
+    assert shut is not None
+    assert (shut.limit, shut.of) == (Limit.HELD_BACK, Of("default", "k"))
+    await later(floor, 30.0)
+    assert await floor.dispatch() == 0, "the next leader knows"
+    await later(floor, 31.0)
+    assert await floor.dispatch() == 1
+
+
+async def test_it_may_hold_its_fairness_key_alone(floor: Floor) -> None:
+    floor.join("k", slots=2)
+    await accept_keyed(floor, 3, "a", "b")
+    assert await floor.dispatch() == 2
+    first = next(release.task_id for release in floor.releases if release.payload == b'"a"')
+    await floor.report(Snoozed(first, 1, NOW, 0.1, 60.0, Holds.KEY))
+    assert await floor.dispatch() == 1
+    await complete(floor, *[release.task_id for release in floor.releases if release.payload == b'"b"'])
+    assert await floor.dispatch() == 1
+    assert keys(floor) == {"a": 1, "b": 3}
+    await floor.manager.limiting.let_go(FLOW)
+    assert await floor.dispatch() == 1
+    assert keys(floor) == {"a": 2, "b": 3}
+
+
+async def test_longest_of_several_holds_counts(floor: Floor) -> None:
+    floor.join("k", slots=3)
+    first, second, third = await floor.accept(3)
+    await floor.dispatch()
+    await floor.report(
+        Snoozed(first, 1, NOW, 0.1, 60.0, Holds.KIND),
+        Snoozed(second, 1, NOW, 0.1, 90.0, Holds.KIND),
+    )
+    await floor.report(Snoozed(third, 1, NOW, 0.1, 10.0, Holds.KIND))
+    seconds = await floor.connection.fetchval("SELECT extract(epoch FROM until - now())::float8 FROM holds")
+    assert seconds == pytest.approx(90, abs=30)
+
+
+async def test_report_of_a_closed_release_holds_nothing(floor: Floor) -> None:
+    floor.join("k")
+    (task_id,) = await floor.accept()
+    await floor.dispatch()
+    await complete(floor, task_id)
+    await floor.report(Snoozed(task_id, 1, NOW, 0.1, 60.0, Holds.KIND))
+    assert await floor.connection.fetch("SELECT FROM holds") == []
+
+
+async def test_hold_that_another_manager_stored_stops_the_next_claim(floor: Floor) -> None:
+    floor.join("k", slots=1)
+    first, _second = await floor.accept(2)
+    await floor.dispatch()
+    held, _version = await store.hold(floor.manager.database.upkeep, [store.Hold(Fence(first, 1), 60.0, False)])
+    assert [each.of for each in held] == [Of("default", "k")]
+    await complete(floor, first)
+    assert await floor.dispatch() == 0
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), 1e300])
+async def test_hold_for_no_time_that_there_is_stops_nobody(floor: Floor, seconds: float) -> None:
+    floor.join("k")
+    first, second = await floor.accept(2)
+    await floor.dispatch()
+    await floor.report(Snoozed(first, 1, NOW, 0.1, seconds, Holds.KIND), Completed(second, 1, NOW, 0.1, b"1"))
+    assert await floor.state(second) == "completed"
+    await floor.accept()
+    assert await floor.dispatch() == 1
