@@ -63,6 +63,7 @@ class ReturnReason(StrEnum):
     REDELIVERED = "redelivered"  # the broker gave it a second time; another session may still run it
     UNKNOWN_KIND = "unknown_kind"
     SLOW = "slow"  # it stood behind a slow run of the same message
+    SILENT = "silent"  # managers may have taken the session for lost since it had this
 
 
 class Started(Struct, array_like=True, tag="s", frozen=True):

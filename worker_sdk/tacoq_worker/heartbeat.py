@@ -26,6 +26,7 @@ from tacoq_protocol.messages import Fence, Heartbeat, Leave, Presence, Register
 from tacoq_protocol.topology import Topology
 from tacoq_worker.held import Held
 from tacoq_worker.settings import Pace
+from tacoq_worker.silence import Silence
 from tacoq_worker.worker import Worker
 
 log = logging.getLogger("tacoq.worker")
@@ -61,6 +62,7 @@ class HeartbeatThread:
         version: str,
         labels: Mapping[str, str],
         registered: Callable[[], None],
+        silence: Silence,
         pace: Pace,
     ) -> None:
         """`registered` is called on the running loop whenever a registration is confirmed: every manager gets it."""
@@ -72,6 +74,7 @@ class HeartbeatThread:
         self._version = version
         self._labels = dict(labels)
         self._confirmed = registered
+        self._silence = silence
         self._pace = pace
         self._started_at = datetime.now(UTC)
         self._process = psutil.Process()
@@ -168,11 +171,13 @@ class HeartbeatThread:
     async def _send(self, broker: Broker, message: Presence) -> bool:
         body = encode(message)
         outgoing = Outgoing(self._topology.presence.name, "", PRESENCE.name, body, mandatory=False)
+        sent = time.monotonic()
         try:
             await broker.publish([outgoing], seconds=self._pace.beat)
         except BrokerError as error:
             log.debug("presence not sent", extra={"reason": str(error)})
             return False
+        self._silence.broken(sent, time.monotonic())
         return True
 
     def _registration(self) -> Register:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 
 from tacoq_protocol.broker import Delivery
@@ -36,15 +37,17 @@ class Message:
 class Held:
     """A release this session holds. `messages`: every delivery that brought it and may still have to be acked.
 
-    `handler` is None for a release that only waits to be handed back.
+    `handler` is None for a release that only waits to be handed back. `came`, by `time.monotonic`, is known of an
+    announced one.
     """
 
-    __slots__ = ("fence", "handler", "messages", "phase", "release", "run", "start_confirmed", "start_reported")
+    __slots__ = ("came", "fence", "handler", "messages", "phase", "release", "run", "start_confirmed", "start_reported")
 
     def __init__(self, release: Release, handler: AnyHandler | None, fence: Fence) -> None:
         self.release = release
         self.handler = handler
         self.fence = fence
+        self.came = time.monotonic() if release.announced else 0.0
         self.phase = Phase.WAITING
         self.run: Run | None = None
         self.start_reported = self.start_confirmed = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from uuid import UUID, uuid4
@@ -21,8 +22,10 @@ from tacoq_worker.consume import Intake
 from tacoq_worker.control import ControlQueue
 from tacoq_worker.execute import Stop
 from tacoq_worker.heartbeat import HeartbeatThread, Vitals
+from tacoq_worker.held import Held
 from tacoq_worker.report import Reporter
 from tacoq_worker.settings import Pace
+from tacoq_worker.silence import Silence
 from tacoq_worker.slots import Slots
 from tacoq_worker.sweep import Sweep
 from tacoq_worker.worker import Worker
@@ -64,6 +67,7 @@ class Session:
 
     def _compose(self, make_broker: BrokerFactory) -> None:
         worker, topology, pace, broker = self.worker, self._topology, self._pace, self._broker
+        self._silence = Silence(pace.longest_silence, grace=pace.beat)
         self._reporter = Reporter(
             broker,
             topology,
@@ -77,7 +81,7 @@ class Session:
         self._slots = Slots(
             worker.concurrency,
             report=lambda held, outcome: self._sweep.ended(held, outcome),
-            announce=self._reporter.announce,
+            announce=self._announce,
             began=lambda: self._sweep.began(),
             children=[Child(references) for _ in range(worker.concurrency)] if in_processes else [],
         )
@@ -103,6 +107,7 @@ class Session:
             version=version("tacoq-worker"),
             labels=self._labels,
             registered=self._registered,
+            silence=self._silence,
             pace=pace,
         )
         self._control = ControlQueue(
@@ -116,6 +121,18 @@ class Session:
             resume=self.resume,
             introduce=self._heartbeat.introduce,
         )
+
+    async def _announce(self, held: Held) -> bool:
+        """Report a start and return when that is confirmed: whether the run may begin.
+
+        The broker confirms also the start of what was released elsewhere meanwhile.
+        """
+        await self._reporter.announce(held)
+        if not self._silence.since(held.came, time.monotonic()):
+            return True
+        about = {"task_id": str(held.fence.task_id), "release": held.fence.release}
+        log.warning("release handed back: no manager has heard this session for a while", extra=about)
+        return False
 
     def _registered(self) -> None:
         # Only now: a manager asks every session it knows of what it holds, and frees what none of them has.

@@ -95,6 +95,7 @@ class Pace:
     """When a session does what, in seconds. Tests shorten it; `ack_deadline` alone is a setting."""
 
     beat: float = 2.0  # between heartbeats
+    longest_silence: float = 6.0  # without a beat; managers take a session for lost after 10
     listed_after: float = 5.0  # a run this old is listed in heartbeats
     started_after: float = 0.1  # a run this old has its start reported
     slow_run: float = 0.05  # a run this long hands back the unstarted rest of its message

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from tacoq_protocol.http import ErrorInfo
-from tacoq_protocol.messages import Completed, Expired, Failed, Outcome
+from tacoq_protocol.messages import Completed, Expired, Failed, Outcome, Returned, ReturnReason
 from tacoq_worker.children import Child
 from tacoq_worker.execute import ProcessCrashed, Run, Stop, call_async, call_sync, failed, not_started, raised
 from tacoq_worker.held import Held, Phase
@@ -32,7 +32,7 @@ class Slots:
     """A fixed number of slots and the releases that wait for one, in order of arrival.
 
     `report` is called once for every release offered, unless it was taken back; `announce` returns when a
-    start is confirmed; `began` is called at the start of every run.
+    start is confirmed, and whether the run may begin; `began` is called at the start of every run.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Slots:
         count: int,
         *,
         report: Callable[[Held, Outcome], None],
-        announce: Callable[[Held], Awaitable[None]],
+        announce: Callable[[Held], Awaitable[bool]],
         began: Callable[[], None],
         children: list[Child],
     ) -> None:
@@ -200,7 +200,8 @@ class _Slot:
         try:
             if release.announced:
                 self._stop = self._cancel_task
-                await self._slots.announce(held)
+                if not await self._slots.announce(held):
+                    return Returned(release.task_id, release.release, ReturnReason.SILENT)
             if run.timeout is not None:
                 timer = loop.call_later(run.timeout, self._time_is_up, held)
             if run.handler.is_async:
