@@ -102,14 +102,24 @@ async def lose_replies_to_worker(field: Field, random: Random) -> None:
 
 
 async def kill_manager(field: Field, random: Random) -> None:
-    await field.kill_manager()
+    seat = random.choice(field.seats)
+    await seat.kill(field.slots())
     await asyncio.sleep(random.uniform(0.0, 2.0))
-    await field.begin_and_wait()
+    await seat.begin_and_wait()
+
+
+async def freeze_manager(field: Field, random: Random) -> None:
+    """Shorter or longer than its lead, and than the broker waits for it."""
+    seat = random.choice(field.seats)
+    seat.freeze(field.slots())
+    await asyncio.sleep(random.uniform(1.0, 1.5 * LEASE))
+    seat.thaw()
 
 
 async def terminate_manager(field: Field, random: Random) -> None:
-    await field.stop_manager()
-    await field.begin_and_wait()
+    seat = random.choice(field.seats)
+    await seat.stop()
+    await seat.begin_and_wait()
 
 
 async def restart_broker(field: Field, random: Random) -> None:
@@ -189,6 +199,7 @@ AGAINST_SERVERS: dict[str, Breaks] = {
     breaks.__name__: breaks
     for breaks in (
         kill_manager,
+        freeze_manager,
         terminate_manager,
         restart_broker,
         kill_broker,

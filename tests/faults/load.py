@@ -7,8 +7,8 @@ wait for, some that are cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -122,3 +122,30 @@ async def under_load(
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
         await load.finish()
+
+
+@asynccontextmanager
+async def under_load_over(
+    urls: Sequence[str],
+    ledger: Ledger,
+    effects: Effects,
+    *,
+    seed: int,
+    per_second: float = PER_SECOND,
+    processes: bool = False,
+    cancels: float = 0.0,
+) -> AsyncIterator[Load]:
+    """`under_load` over several managers at the same time, each with its part of it; return the load of the last."""
+    async with AsyncExitStack() as loads:
+        for number, url in enumerate(urls):
+            each = under_load(
+                url,
+                ledger,
+                effects,
+                seed=seed + number,
+                per_second=per_second / len(urls),
+                processes=processes,
+                cancels=cancels,
+            )
+            load = await loads.enter_async_context(each)
+        yield load

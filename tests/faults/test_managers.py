@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -15,21 +14,16 @@ from tests.faults.checker import check
 from tests.faults.field import LEASE, Field
 from tests.faults.handlers import add, nap, nap_in_narrow
 from tests.faults.ledger import Ledger
-from tests.faults.load import Load, under_load
+from tests.faults.load import Load, under_load_over
 from tests.faults.seat import Seat
 from tests.support.eventually import eventually
 
 SHOWN = 30  # runs, as a sign that work goes on
 
 
-@asynccontextmanager
-async def load_on_all(field: Field, ledger: Ledger, seed: int, *, per_second: float = 10) -> AsyncIterator[Load]:
-    """Publish over every manager; return the load of the last."""
-    async with AsyncExitStack() as loads:
-        for number, seat in enumerate(field.seats):
-            each = under_load(seat.url, ledger, field.effects, seed=seed + number, per_second=per_second)
-            load = await loads.enter_async_context(each)
-        yield load
+def load_on_all(field: Field, ledger: Ledger, seed: int) -> AbstractAsyncContextManager[Load]:
+    urls = [seat.url for seat in field.seats]
+    return under_load_over(urls, ledger, field.effects, seed=seed, per_second=20)
 
 
 async def two(field: Field, *workers: str) -> tuple[Seat, Seat]:
