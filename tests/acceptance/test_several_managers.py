@@ -1,0 +1,105 @@
+"""Two managers with everything off that would find lost news: what one does, the other's callers see at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import cycle
+
+import pytest
+import pytest_asyncio
+
+from scripts.cleanup import delete_topology
+from tacoq_manager import manager as composing
+from tacoq_manager import notify
+from tacoq_manager.api.app import create_app
+from tacoq_manager.manager import Manager
+from tacoq_manager.serve import HttpServer
+from tacoq_manager.settings import Settings
+from tacoq_protocol.brokers.rabbitmq import RabbitBroker
+from tacoq_publisher import Publisher, TaskState
+from tests.acceptance import handlers as h
+from tests.support.cluster import HANDLERS
+from tests.support.eventually import eventually
+from tests.support.spawn import TACOQ, spawn
+
+NEVER = 3600.0
+
+
+@dataclass
+class Two:
+    """Publishers over the manager that leads and over the other."""
+
+    leading: Publisher
+    other: Publisher
+    managers: list[Manager]
+
+    @property
+    def settled(self) -> list[int]:
+        """Reports that each has settled."""
+        return [manager.settler._done for manager in self.managers]
+
+
+@pytest_asyncio.fixture
+async def two(database: str, broker_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
+    monkeypatch.setattr(notify, "REREAD_SECONDS", NEVER)
+    monkeypatch.setattr(composing, "RECOUNT_SECONDS", NEVER)
+    settings = Settings(database_url=database, broker_url=broker_url, namespace=namespace, port=0)
+    env = {"TACOQ_BROKER_URL": broker_url, "TACOQ_NAMESPACE": namespace}
+    async with AsyncExitStack() as stack:
+        managers: list[Manager] = []
+        publishers: list[Publisher] = []
+        for number in range(2):
+            managers.append(Manager(settings, RabbitBroker(broker_url, f"manager {number}")))
+            stack.push_async_callback(managers[-1].stop)
+            await managers[-1].start()
+            await eventually(lambda: managers[0].leader.epoch is not None, what="the first leads")
+            server = HttpServer(create_app(managers[-1]), "127.0.0.1", 0)
+            await server.start()
+            stack.push_async_callback(server.stop)
+            publishers.append(await stack.enter_async_context(Publisher(server.url)))
+        stack.enter_context(spawn(TACOQ, "worker", f"{HANDLERS}:worker", env=env))
+        for manager in managers:
+            await eventually(lambda m=manager: m.sessions.slots("default"), 30, what="the worker has joined")  # type: ignore[misc]
+            await eventually(lambda m=manager: m.sessions._managers, what="it has heard the other")  # type: ignore[misc]
+        yield Two(publishers[0], publishers[1], managers)
+    await delete_topology(broker_url, namespace)
+
+
+async def test_tasks_over_either_run_at_once_and_waiters_at_both_are_woken(two: Two) -> None:
+    """Each settles some of them: whoever waits elsewhere hears of it."""
+    for number in range(40):
+        over = two.other if number % 2 else two.leading
+        handle = await over.publish(h.add.task(number, 1))
+        views = await asyncio.gather(*(each.handle(handle.id).wait(20) for each in (two.leading, two.other)))
+        assert [view.state for view in views] == [TaskState.COMPLETED] * 2
+    assert min(two.settled) > 0, "one of them has settled nothing"
+
+
+async def test_retries_and_delays_that_come_to_the_other_are_not_late(two: Two) -> None:
+    handles = [await two.other.publish(h.fails_until.task(2), delay="10ms") for _ in range(10)]
+    assert await asyncio.gather(*(handle.result(20) for handle in handles)) == [2] * 10
+
+
+async def test_cancel_over_the_other_ends_what_waits_and_what_runs(two: Two) -> None:
+    waits = await two.leading.publish(h.add.task(1, 1), delay="1h")
+    runs = await two.leading.publish(h.nap.task(60.0))
+    waiting = asyncio.gather(waits.wait(30), runs.wait(30))
+
+    async def running() -> bool:
+        return await runs.state() is TaskState.RUNNING
+
+    await eventually(running)
+    for handle in (waits, runs):
+        await two.other.handle(handle.id).cancel()
+    assert [view.state for view in await waiting] == [TaskState.CANCELLED] * 2
+
+
+async def test_what_was_answered_first_is_released_first_over_whichever_it_came(two: Two) -> None:
+    over = cycle((two.other, two.leading, two.other))
+    handles = [await next(over).publish(h.nap.task(0.02)) for _ in range(60)]
+    views = [await handle.wait(30) for handle in handles]
+    queued = await two.managers[0].database.read.fetch("SELECT id FROM task_history ORDER BY queued_at, seq")
+    assert [row["id"] for row in queued] == [view.id for view in views]
