@@ -46,7 +46,7 @@ from tacoq_manager.sessions import Sessions
 from tacoq_manager.settings import Settings
 from tacoq_manager.settle import PREFETCH_MESSAGES, Settler
 from tacoq_manager.store import tasks as lookup
-from tacoq_manager.store.claim import Lane, Line
+from tacoq_manager.store.claim import Flow, Lane, Line
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.prompts import CHANNEL
@@ -234,6 +234,7 @@ class Manager:
             on_ended=self._count,
             on_redelivered=self.rescuer.redelivered,
             on_limits=lambda: self._errand(self._look_at_limits()),
+            on_outlasted=lambda flow, seconds: self.runtimes.outlasted(*flow, seconds),
         )
 
     async def start(self) -> None:
@@ -343,7 +344,9 @@ class Manager:
                 self.prompter.due(transition.delay)
             if TaskState.PENDING in (move.was, move.state):  # a claim that waited for it found less than there is
                 lanes.add(Lane(move.queue, move.kind, move.fairness_key, move.priority))
-            if transition.seconds is not None:
+            if transition.move == "start":
+                self._goes_on(Flow(move.queue, move.kind), transition.seconds)
+            elif transition.seconds is not None:
                 self.runtimes.add(move.queue, move.kind, transition.seconds)
                 self.credit.sample(transition.task_id, transition.release, transition.seconds, now)
         self._count(ended)
@@ -352,6 +355,12 @@ class Manager:
         self.prompter.lanes(lanes)
         if chances:  # those that it held up stand in lanes that claims found empty
             self._errand(self._look_for_lanes())
+
+    def _goes_on(self, flow: Flow, seconds: float | None) -> None:
+        if seconds is not None:
+            self.runtimes.outlasted(*flow, seconds)
+            if self.leader.epoch is None:
+                self.news.tell_outlasted(flow, seconds)
 
     async def _look_for_lanes(self) -> None:
         with suppress(DatabaseUnavailable):  # the next recount finds them

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Final, TypeVar
 from uuid import UUID
 
-from tacoq_manager.store.claim import Line
+from tacoq_manager.store.claim import Flow, Line
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, Outgoing
 from tacoq_protocol.errors import BrokerError, DecodeError
@@ -39,6 +39,7 @@ class News:
         on_ended: Callable[[Mapping[Line, int]], None],
         on_redelivered: Callable[[Sequence[Fence]], None],
         on_limits: Callable[[], None],
+        on_outlasted: Callable[[Flow, float], None],
     ) -> None:
         """`others_live`: is anybody there to tell. The others hear what other managers tell."""
         self._broker = broker
@@ -49,10 +50,12 @@ class News:
         self._on_ended = on_ended
         self._on_redelivered = on_redelivered
         self._on_limits = on_limits
+        self._on_outlasted = on_outlasted
         self._final: dict[UUID, None] = {}
         self._ended: Counter[Line] = Counter()
         self._redelivered: dict[Fence, None] = {}
         self._limits = False
+        self._outlasted: dict[Flow, float] = {}
         self._work = asyncio.Event()
         self._consuming: Consuming | None = None
         self._publisher: asyncio.Task[None] | None = None
@@ -90,6 +93,12 @@ class News:
             self._limits = True
             self._work.set()
 
+    def tell_outlasted(self, flow: Flow, seconds: float) -> None:
+        """Tell the other managers that a run of the kind goes on after so many seconds."""
+        if self._others_live():
+            self._outlasted[flow] = seconds
+            self._work.set()
+
     def tell_redelivered(self, fence: Fence) -> None:
         """Tell the other managers that a session handed this back, for it had come a second time."""
         if self._others_live():
@@ -100,7 +109,7 @@ class News:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._final or self._ended or self._redelivered or self._limits:
+            while self._final or self._ended or self._redelivered or self._limits or self._outlasted:
                 message = self._next_message()
                 outgoing = Outgoing(
                     self._topology.settled.name,
@@ -121,7 +130,9 @@ class News:
         ended = [(*line, count) for line, count in self._ended.items()]
         self._ended.clear()
         limits, self._limits = self._limits, False
-        return Settled(self._manager, ids, ended, _take(self._redelivered), limits)
+        outlasted = [(*flow, seconds) for flow, seconds in self._outlasted.items()]
+        self._outlasted.clear()
+        return Settled(self._manager, ids, ended, _take(self._redelivered), limits, outlasted)
 
     def _hear(self, delivery: Delivery) -> None:
         try:
@@ -137,6 +148,8 @@ class News:
             self._on_redelivered(message.redelivered)
             if message.limits:
                 self._on_limits()
+            for *flow, seconds in message.outlasted:
+                self._on_outlasted(Flow(*flow), seconds)
 
 
 def _take(waiting: dict[T, None]) -> list[T]:

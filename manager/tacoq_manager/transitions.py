@@ -91,6 +91,7 @@ def start(report: Started, session: UUID) -> Transition:
         to=RUNNING,
         session=session,
         started_at=report.started_at,
+        seconds=report.seconds or None,
     )
 
 

@@ -62,16 +62,17 @@ class ReturnReason(StrEnum):
     DRAINING = "draining"
     REDELIVERED = "redelivered"  # the broker gave it a second time; another session may still run it
     UNKNOWN_KIND = "unknown_kind"
-    SLOW = "slow"  # it stood behind a slow run of the same message
+    SLOW = "slow"  # it stood behind a slow run of the same message, or every slot had one
     SILENT = "silent"  # managers may have taken the session for lost since it had this
 
 
 class Started(Struct, array_like=True, tag="s", frozen=True):
-    """The handler is about to run, or runs."""
+    """The handler is about to run, or has run for so many `seconds` and goes on."""
 
     task_id: UUID
     release: int
     started_at: datetime
+    seconds: float = 0.0
 
 
 class Completed(Struct, array_like=True, tag="c", frozen=True):
@@ -308,6 +309,7 @@ class Settled(Struct):
     ended: list[tuple[str, str, str, int]]  # queue, kind, fairness key, and how many releases less count as out
     redelivered: list[Fence] = []  # handed back because the broker gave them a second time
     limits: bool = False  # they were changed
+    outlasted: list[tuple[str, str, float]] = []  # queue, kind, and seconds for which a run of it goes on
 
 
 class DeadCause(StrEnum):

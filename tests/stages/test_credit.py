@@ -68,6 +68,24 @@ def test_short_releases_leave_long_ones_the_slots_that_they_do_not_need() -> Non
     assert (room(credit, 10, "long"), room(credit, 10)) == (5, 55)
 
 
+def test_kind_is_long_from_the_first_run_that_outlasts_the_others_until_many_were_short_again() -> None:
+    credit = credit_for(0.001)
+    credit._runtimes.outlasted("q", "k", 0.1)
+    assert (room(credit, 10), credit.per_message("q", "k", backlog=True)) == (10, 1)
+    for _ in range(10 * MIN_RUNS):
+        credit._runtimes.add("q", "k", 0.001)
+    assert (room(credit, 10) or 0) > 10
+
+
+def test_run_that_goes_on_no_longer_than_the_others_changes_nothing() -> None:
+    runtimes = RunTimes()
+    for seconds in (0.1, 0.2, 60.0, 60.0, 60.0):
+        for _ in range(MIN_RUNS):
+            runtimes.add("q", "k", seconds)
+    runtimes.outlasted("q", "k", 0.1)
+    assert runtimes.p90("q", "k") == 60.0
+
+
 @pytest.mark.parametrize("seconds", [nan, inf, -inf, -1.0])
 def test_run_time_that_is_none_changes_nothing(seconds: float) -> None:
     assert room(credit_for(seconds), 4) == 4

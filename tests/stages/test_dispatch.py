@@ -18,7 +18,7 @@ from tacoq_protocol.broker import LinkState, Outgoing
 from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.errors import BrokerUnavailable, PublishUnconfirmed, Unroutable
 from tacoq_protocol.http import MAX_PAYLOAD_BYTES
-from tacoq_protocol.messages import Completed, Heartbeat, KindSpec, Started
+from tacoq_protocol.messages import Completed, Heartbeat, KindSpec, Returned, ReturnReason, Started
 from tests.stages.floor import Floor
 from tests.support.eventually import eventually
 
@@ -113,6 +113,33 @@ async def test_short_kinds_are_released_beyond_the_slots_in_large_messages(floor
     await floor.accept(1_000)
     assert await floor.dispatch() == 4 * MOST_PER_SLOT
     assert {len(message) for message in floor.messages} == {MOST_PER_MESSAGE}
+
+
+async def test_kind_that_was_short_and_is_slow_now_gets_free_slots_only(floor: Floor) -> None:
+    """Its runs have not ended: that they go on is what tells. What came back of it is for whoever has a slot."""
+    floor.join("k", slots=4)
+    for _ in range(50):
+        floor.manager.runtimes.add("default", "k", 0.001)
+    await floor.accept(30)
+    assert await floor.dispatch() == 30
+    starts = [Started(*release.fence, NOW, 0.1) for release in floor.releases[:4]]
+    returns = [Returned(*release.fence, ReturnReason.SLOW) for release in floor.releases[4:]]
+    await floor.report(*starts, *returns)
+    assert await floor.dispatch() == 0
+    floor.join("k", slots=4, session=uuid4())
+    floor.deliveries.clear()
+    assert await floor.dispatch() == 4
+    assert [len(message) for message in floor.messages] == [1] * 4
+
+
+async def test_announced_start_says_nothing_of_run_times(floor: Floor) -> None:
+    floor.join("k", slots=4)
+    for _ in range(50):
+        floor.manager.runtimes.add("default", "k", 0.001)
+    await floor.accept(8, max_attempts=1)
+    assert await floor.dispatch() == 8
+    await floor.report(*[Started(*release.fence, NOW) for release in floor.releases])
+    assert floor.manager.runtimes.p90("default", "k") == 0.001
 
 
 async def test_task_that_was_lost_travels_alone_and_announced(floor: Floor) -> None:

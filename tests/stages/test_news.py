@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import pytest_asyncio
 
 from tacoq_manager.news import IDS_IN_A_MESSAGE, News
-from tacoq_manager.store.claim import Line
+from tacoq_manager.store.claim import Flow, Line
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Consumer, Declared, Delivery, Outgoing
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
@@ -32,6 +32,7 @@ class Ear:
         self.ended: Counter[Line] = Counter()
         self.redelivered: list[Fence] = []
         self.limits: list[bool] = []
+        self.outlasted: list[tuple[Flow, float]] = []
         self.news = News(
             self.broker,
             TOPOLOGY,
@@ -41,6 +42,7 @@ class Ear:
             on_ended=self._ended,
             on_redelivered=self.redelivered.extend,
             on_limits=lambda: self.limits.append(True),
+            on_outlasted=lambda flow, seconds: self.outlasted.append((flow, seconds)),
         )
 
     def _final(self, ids: Sequence[UUID]) -> None:
@@ -102,6 +104,13 @@ async def test_what_came_back_is_told_to_the_one_who_may_lead(pair: tuple[Ear, E
     one.news.tell_redelivered(fence)
     await eventually(lambda: other.redelivered == [fence])
     assert one.redelivered == []
+
+
+async def test_run_that_goes_on_is_told(pair: tuple[Ear, Ear]) -> None:
+    one, other = pair
+    one.news.tell_outlasted(Flow("default", "k"), 0.1)
+    await eventually(lambda: other.outlasted == [(Flow("default", "k"), 0.1)])
+    assert one.outlasted == []
 
 
 async def test_change_of_limits_is_told_once(pair: tuple[Ear, Ear]) -> None:

@@ -284,6 +284,38 @@ async def test_a_slow_run_hands_back_the_rest_of_its_message_when_no_slot_is_fre
             assert isinstance(await manager.outcome(release), Completed)
 
 
+async def test_whole_messages_behind_slow_runs_go_back_when_every_slot_has_one(make_broker: BrokerFactory) -> None:
+    """After the starts: whoever gets to know that they wait knows by then that no slot is free."""
+    gate = Gate(concurrency=2)
+    async with playing(gate.worker, make_broker) as (_, manager):
+        running, waiting = [make_release("wait") for _ in range(2)], [make_release("noop") for _ in range(3)]
+        await manager.publish(*running)
+        await manager.until(lambda: gate.entered == 2)
+        await manager.publish(*waiting)
+        for release in waiting:
+            assert await manager.outcome(release) == Returned(release.task_id, 1, ReturnReason.SLOW)
+        assert all(manager.started(release) for release in running)
+        assert gate.runs == 0
+        gate.open.set()
+        for release in running:
+            assert isinstance(await manager.outcome(release), Completed)
+
+
+async def test_messages_wait_while_a_slot_does_short_runs(make_broker: BrokerFactory) -> None:
+    gate = Gate(concurrency=2)
+    async with playing(gate.worker, make_broker) as (_, manager):
+        slow = make_release("wait")
+        await manager.publish(slow)
+        await manager.until(lambda: manager.started(slow))
+        short = [make_release("noop") for _ in range(20)]
+        for release in short:
+            await manager.publish(release)
+        outcomes = [await manager.outcome(release) for release in short]
+        assert {type(outcome) for outcome in outcomes} == {Completed}
+        gate.open.set()
+        await manager.outcome(slow)
+
+
 async def test_a_run_that_blocks_the_loop_hands_back_the_rest_too(make_broker: BrokerFactory) -> None:
     worker = Worker("gate", concurrency=1)
 

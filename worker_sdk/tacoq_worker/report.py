@@ -63,12 +63,12 @@ class Reporter:
         self._closing.append(held)
         self._add(report)
 
-    def started(self, held: Held) -> None:
-        """This run goes on for longer."""
+    def started(self, held: Held, seconds: float = 0.0) -> None:
+        """This run begins, or has run for so long and goes on."""
         assert held.run is not None, "it runs"
         held.start_reported = True
         self._starting.append(held)
-        self._add(Started(held.release.task_id, held.release.release, held.run.started_at))
+        self._add(Started(held.release.task_id, held.release.release, held.run.started_at, seconds))
 
     async def announce(self, held: Held) -> None:
         """Report the start and return when it is confirmed, however long the broker is away."""

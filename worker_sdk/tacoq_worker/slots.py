@@ -44,6 +44,7 @@ class Slots:
         began: Callable[[], None],
         children: list[Child],
     ) -> None:
+        self.count = count
         self.report, self.announce, self.began = report, announce, began
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="tacoq-slot")
         self.closed = False

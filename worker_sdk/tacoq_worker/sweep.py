@@ -43,14 +43,16 @@ class Sweep:
         running = self._slots.running()
         long: list[Held] = []
         lost: list[Held] = []
+        slow = 0
         for held in running:
             if held.run is None or not held.run.began:
                 continue
             age = now - held.run.began
             if age > self._pace.slow_run:
                 self._hand_back_rest(held)
+            slow += age > self._pace.started_after
             if age > self._pace.started_after and not held.start_reported:
-                self._reporter.started(held)
+                self._reporter.started(held, age)
             if held.messages and held.messages[-1].lost:
                 lost.append(held)
             elif held.messages and age > self._pace.ack_deadline:
@@ -59,6 +61,8 @@ class Sweep:
             self._intake.message_lost(lost, now)
         if long:
             self._intake.ack_early(long)
+        if slow == self._slots.count:  # nothing here will begin soon, and by now the managers know how long it takes
+            self._intake.hand_back(self._slots.waiting(), ReturnReason.SLOW)
         return len(running)
 
     def _tick(self) -> None:
