@@ -121,10 +121,10 @@ class Limits:
         """True when `key_room` may be less than ENDLESS for a key of the kind."""
         return self.caps(flow).of_keys or self._clock() < self._held_keys.get(flow, 0.0)
 
-    def shut(self, line: Line) -> Brake | None:
-        """The first limit that lets none of these go now."""
-        flow = Flow(line.queue, line.kind)
-        return next((brake for brake in (*self._brakes(flow), *self._key_brakes(line)) if not brake.room), None)
+    def tightest(self, line: Line) -> Brake | None:
+        """The limit that lets the fewest of these go now, the first of those; None: there is none."""
+        brakes = (*self._brakes(Flow(line.queue, line.kind)), *self._key_brakes(line))
+        return min(brakes, key=lambda brake: brake.room, default=None)
 
     def opens_in(self, flow: Flow) -> float | None:
         """Seconds until no limit of the kind and its queue shuts it any more; None: not by itself."""

@@ -34,6 +34,7 @@ class Found:
     released: int | None = None
     position: int | None = None
     more: bool = False
+    brake: Brake | None = None
     link: LinkState | None = None
     live: int = 0  # sessions of the queue
     elsewhere: Sequence[str] = ()  # other queues whose workers know the kind
@@ -42,7 +43,28 @@ class Found:
     old: bool = False  # released for longer than a message needs
     own_key: int = 0  # tasks of its fairness key before it
     other: UUID | None = None  # the task that is waited for
-    brake: Brake | None = None  # the limit that lets it not go
+
+    @property
+    def limit(self) -> str | None:
+        """The name of the limit, as it is set."""
+        if self.brake is None or self.brake.limit not in (Limit.CONCURRENCY, Limit.RATE):
+            return None
+        of_key = self.brake.of.fairness_key is not None
+        if self.brake.limit is Limit.RATE:
+            return "rate_per_key" if of_key else "rate"
+        return "max_per_key" if of_key else "concurrency"
+
+    @property
+    def limit_of(self) -> str | None:
+        if self.brake is None:
+            return None
+        of = self.brake.of
+        return "queue" if of.kind is None else "kind" if of.fairness_key is None else "fairness_key"
+
+    @property
+    def most(self) -> int | str | None:
+        most = None if self.brake is None else self.brake.most
+        return most.text if isinstance(most, Rate) else most
 
 
 def sentence(task: TaskView, found: Found, now: datetime) -> str:
@@ -65,6 +87,9 @@ def sentence(task: TaskView, found: Found, now: datetime) -> str:
             trouble = "takes nothing (it is short of memory or disk)"
             trouble = trouble if found.link is LinkState.BLOCKED else "cannot be reached"
             return f"RabbitMQ {trouble}, so nothing is released: see that it runs, and TACOQ_BROKER_URL"
+        case Reason.PAUSED | Reason.HELD_BACK | Reason.AT_LIMIT | Reason.AT_RATE:
+            assert found.brake is not None, "a limit has its brake"
+            return _of_limit(task, found, found.brake, now)
         case Reason.NO_WORKERS | Reason.DRAINING | Reason.UNKNOWN_KIND:
             return _of_workers(task, found)
         case Reason.LAST_CHANCE:
@@ -74,9 +99,6 @@ def sentence(task: TaskView, found: Found, now: datetime) -> str:
             )
         case Reason.RECOVERING:
             return f"the leader looks for lost tasks of queue {task.queue!r} before it releases more, for seconds"
-        case Reason.PAUSED | Reason.HELD_BACK | Reason.AT_LIMIT | Reason.AT_RATE:
-            assert found.brake is not None, "a limit has its brake"
-            return _of_limit(task, found, found.brake, now)
         case Reason.NO_SLOT:
             return f"{_full(task, found)}: {_place(found)}"
         case Reason.BEHIND_KEY:
@@ -92,26 +114,6 @@ def sentence(task: TaskView, found: Found, now: datetime) -> str:
             return _of_end(task, found, now)
         case _:
             assert_never(found.reason)
-
-
-def _of_limit(task: TaskView, found: Found, brake: Brake, now: datetime) -> str:
-    what = f"queue {task.queue!r}" if brake.of.kind is None else f"kind {task.kind!r}"
-    if brake.of.fairness_key is not None:
-        what = f"fairness key {task.fairness_key!r} of {what}"
-    change = f"tacoq queues limit {task.queue}" if brake.of.kind is None else f"tacoq kinds limit {task.kind}"
-    match brake.limit:
-        case Limit.PAUSED:
-            return f"{what} is paused: `tacoq queues resume {task.queue}`"
-        case Limit.HELD_BACK:
-            ends = f"{what} is held back until {_when(found.until, now)}"
-            return f"{ends}: a handler was rate limited; `tacoq kinds resume {task.kind}` ends it"
-        case Limit.CONCURRENCY:
-            return f"{what} is at its limit, {brake.at:,} of {brake.most:,} tasks at once; `{change}` changes it"
-        case Limit.RATE:
-            assert isinstance(brake.most, Rate)
-            return f"{what} is at its rate of {brake.most.text}: it may go {_when(found.until, now)} at the earliest"
-        case _:
-            assert_never(brake.limit)
 
 
 def _of_workers(task: TaskView, found: Found) -> str:
@@ -131,6 +133,28 @@ def _of_workers(task: TaskView, found: Found) -> str:
     if len(found.sessions) == found.live:
         lacking = f"no live worker of {queue} knows kind {task.kind!r}"
     return f"{lacking}: restart {_named(found.sessions)} with code that has it, or drain them{elsewhere}"
+
+
+def _of_limit(task: TaskView, found: Found, brake: Brake, now: datetime) -> str:
+    what = f"queue {task.queue!r}" if brake.of.kind is None else f"kind {task.kind!r}"
+    if brake.of.fairness_key is not None:
+        what = f"fairness key {task.fairness_key!r} of {what}"
+    change = f"tacoq queues limit {task.queue}" if brake.of.kind is None else f"tacoq kinds limit {task.kind}"
+    match brake.limit:
+        case Limit.PAUSED:
+            return f"{what} is paused: `tacoq queues resume {task.queue}`"
+        case Limit.HELD_BACK:
+            ends = f"{what} is held back until {_when(found.until, now)}"
+            return f"{ends}: a handler was rate limited; `tacoq kinds resume {task.kind}` ends it"
+        case Limit.CONCURRENCY:
+            reached = f"{what} is at its limit, {brake.at} of {found.most} tasks at once"
+            return f"{reached}: {_place(found)}; `{change}` changes it"
+        case Limit.RATE:
+            following = f", the next goes {_when(found.until, now)}" if found.until else ""
+            reached = f"{what} is at its rate of {found.most}{following}"
+            return f"{reached}: {_place(found)}; `{change}` changes it"
+        case _:
+            assert_never(brake.limit)
 
 
 def _of_release(task: TaskView, found: Found, now: datetime) -> str:

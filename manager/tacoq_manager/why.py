@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final, assert_never
+from functools import partial
+from typing import Final, NamedTuple, assert_never
 from uuid import UUID
 
+from tacoq_manager.buckets import Of
 from tacoq_manager.credit import Credit
 from tacoq_manager.dispatch import Dispatcher
 from tacoq_manager.inflight import InFlight
@@ -21,9 +23,9 @@ from tacoq_manager.runtimes import RunTimes
 from tacoq_manager.sentences import Found, sentence
 from tacoq_manager.sessions import LEASE_SECONDS, Sessions, SessionState
 from tacoq_manager.store import claim, registry
-from tacoq_manager.store import limits as store_limits
+from tacoq_manager.store import limits as limits_store
 from tacoq_manager.store import why as store
-from tacoq_manager.store.claim import Line
+from tacoq_manager.store.claim import Flow, Line
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.why import Facts
 from tacoq_manager.upkeep.leader import Leader
@@ -31,7 +33,7 @@ from tacoq_protocol.broker import Broker, LinkState
 from tacoq_protocol.errors import TaskNotFound
 from tacoq_protocol.http import ErrorInfo, TaskView
 from tacoq_protocol.states import TaskState
-from tacoq_protocol.why import Reason, Why
+from tacoq_protocol.why import MOST_AHEAD, Reason, Why
 
 _FINAL: Final = {
     TaskState.COMPLETED: Reason.COMPLETED,
@@ -39,12 +41,13 @@ _FINAL: Final = {
     TaskState.CANCELLED: Reason.CANCELLED,
     TaskState.EXPIRED: Reason.EXPIRED,
 }
-_LIMITS: Final = {
-    Limit.PAUSED: Reason.PAUSED,
-    Limit.HELD_BACK: Reason.HELD_BACK,
-    Limit.CONCURRENCY: Reason.AT_LIMIT,
-    Limit.RATE: Reason.AT_RATE,
-}
+
+
+class _Deciding(NamedTuple):
+    """Counts of what is released, and what they allow."""
+
+    credit: Credit
+    limits: Limits
 
 
 class Explainer:
@@ -106,6 +109,10 @@ class Explainer:
             return Found(reason=Reason.NO_LEADER)
         if self._broker.state is not LinkState.OPEN:
             return Found(reason=Reason.BROKER_AWAY, link=self._broker.state)
+        deciding = await self._deciding()
+        brake = deciding.limits.tightest(_line(facts.task))
+        if brake is not None and brake.limit is Limit.PAUSED:
+            return _braked(facts, brake)
         if not (live := self._sessions.live(queue)):
             elsewhere = self._served_elsewhere(queue, kind)
             return Found(reason=Reason.NO_WORKERS, elsewhere=elsewhere, just_listens=self._just_listens())
@@ -114,47 +121,62 @@ class Explainer:
         if lacking := self._sessions.lacking(queue, kind):
             elsewhere = self._served_elsewhere(queue, kind)
             return Found(reason=Reason.UNKNOWN_KIND, sessions=list(lacking), elsewhere=elsewhere, live=len(live))
+        if brake is not None and brake.limit is Limit.HELD_BACK:
+            return _braked(facts, brake)
         if facts.crashes >= claim.LAST_CHANCE:
             other = await store.last_chance_out(self._database.read, queue)
             if other is not None:
                 return Found(reason=Reason.LAST_CHANCE, other=other)
         if self._dispatcher.holds(queue):
             return Found(reason=Reason.RECOVERING)
-        limits = await self._limited()
-        shut = limits.shut(Line(queue, kind, facts.task.fairness_key))
-        if shut is not None:
-            return _shut(shut, facts)
-        return await self._in_line(facts, limits)
+        return await self._in_line(facts, deciding, brake)
 
-    async def _in_line(self, facts: Facts, limits: Limits) -> Found:
-        """It may run: how many go before it, and is there a slot for it?"""
-        task = facts.task
-        kinds = [kind for kind in self._sessions.kinds_of(task.queue) if not self._sessions.lacking(task.queue, kind)]
-        ahead = await store.ahead(self._database.read, task, facts.seq, kinds)
-        credit = self._credit if limits is self._limits else Credit(self._runtimes, limits.in_flight)
+    async def _in_line(self, facts: Facts, deciding: _Deciding, brake: Brake | None) -> Found:
+        """It may run: how many go before it, and is there a slot for it, and room in its limits?"""
+        task, credit = facts.task, deciding.credit
+        lines = await store.lines(self._database.read, task.queue, self._kinds_in_turn(task, deciding.limits))
+        if brake is not None and not brake.room:
+            in_turn = [line for line in lines if brake.of in (Of(line.queue), Of(*line[:2]), Of(*line))]
+        else:
+            in_turn = [line for line in lines if line == _line(task) or deciding.limits.key_room(line)]
+        weight = partial(deciding.limits.weight, task.queue)
+        ahead = await store.ahead(self._database.read, task, facts.seq, in_turn, weight)
+        place = Found(
+            reason=Reason.RELEASING,
+            position=ahead.tasks if ahead.more else ahead.tasks + 1,
+            more=ahead.more or len(lines) > MOST_AHEAD,
+            own_key=ahead.own_key,
+        )
         free = self._sessions.capacity(task.queue) - credit.used(task.queue)
-        if not ahead.more and ahead.tasks < int(free / credit.weight(task.queue, task.kind)):
+        slots = max(0, int(free / credit.weight(task.queue, task.kind)))
+        if brake is not None and brake.room <= min(slots, ahead.tasks):
+            return _braked(facts, brake, place)
+        if not ahead.more and ahead.tasks < slots:
             return Found(reason=Reason.RELEASING)
-        return Found(
+        return replace(
+            place,
             reason=Reason.BEHIND_KEY if ahead.own_key and ahead.other_keys else Reason.NO_SLOT,
             slots=self._sessions.slots(task.queue),
             released=credit.in_flight.queue(task.queue),
-            position=ahead.tasks if ahead.more else ahead.tasks + 1,
-            more=ahead.more,
-            own_key=ahead.own_key,
         )
 
-    async def _limited(self) -> Limits:
-        """What is released, and what limits that: as the leader has it, else as it would learn it anew."""
+    def _kinds_in_turn(self, task: TaskView, limits: Limits) -> set[str]:
+        """The kind of the task, and those of its queue that may run now."""
+        known = {k for k in self._sessions.kinds_of(task.queue) if not self._sessions.lacking(task.queue, k)}
+        return {task.kind, *(kind for kind in known if limits.room(Flow(task.queue, kind)))}
+
+    async def _deciding(self) -> _Deciding:
+        """What decides: as the leader has it, else as this manager would learn it, if it took the lead."""
         if self._leader.epoch is not None:
-            return self._limits
+            return _Deciding(self._credit, self._limits)
+        connection = self._database.read
         in_flight = InFlight()
         in_flight.watch()
-        in_flight.recount(await claim.in_flight(self._database.read))
+        in_flight.recount(await claim.in_flight(connection))
         limits = Limits(in_flight, self._sessions.spec, time.monotonic)
-        limits.load(await store_limits.load(self._database.read))
-        limits.buckets.load(await store_limits.load_buckets(self._database.read))
-        return limits
+        limits.load(await limits_store.load(connection))
+        limits.buckets.load(await limits_store.load_buckets(connection))
+        return _Deciding(Credit(self._runtimes, in_flight), limits)
 
     async def _released(self, facts: Facts) -> Found:
         task = facts.task
@@ -187,9 +209,22 @@ class Explainer:
         return since is None or time.monotonic() - since < LEASE_SECONDS
 
 
-def _shut(brake: Brake, facts: Facts) -> Found:
+def _line(task: TaskView) -> Line:
+    return Line(task.queue, task.kind, task.fairness_key)
+
+
+_BRAKED: Final = {
+    Limit.PAUSED: Reason.PAUSED,
+    Limit.HELD_BACK: Reason.HELD_BACK,
+    Limit.CONCURRENCY: Reason.AT_LIMIT,
+    Limit.RATE: Reason.AT_RATE,
+}
+
+
+def _braked(facts: Facts, brake: Brake, place: Found | None = None) -> Found:
+    """What the limit that shuts says."""
     until = None if brake.opens_in is None else facts.now + timedelta(seconds=brake.opens_in)
-    return Found(reason=_LIMITS[brake.limit], until=until, brake=brake)
+    return replace(place or Found(reason=Reason.AT_LIMIT), reason=_BRAKED[brake.limit], brake=brake, until=until)
 
 
 def _ended(task: TaskView) -> Found:
@@ -220,6 +255,10 @@ def _answer(facts: Facts, found: Found) -> Why:
         pid=found.pid,
         slots=found.slots,
         released=found.released,
+        limit=found.limit,
+        limit_of=found.limit_of,
+        most=found.most,
+        used=None if found.brake is None else found.brake.at,
         position=found.position,
         more=found.more or None,
     )

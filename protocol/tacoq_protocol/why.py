@@ -22,15 +22,15 @@ class Reason(StrEnum):
     SNOOZED = "snoozed"  # its handler asked to be run again later
     NO_LEADER = "no_leader"  # no manager releases anything
     BROKER_AWAY = "broker_away"  # RabbitMQ takes nothing
+    PAUSED = "paused"  # its queue is
     NO_WORKERS = "no_workers"  # no live session serves its queue
     DRAINING = "draining"  # every one that does was drained
     UNKNOWN_KIND = "unknown_kind"  # one of them does not know its kind
+    HELD_BACK = "held_back"  # its kind, or key, by a handler that was told to wait
+    AT_LIMIT = "at_limit"  # as many of its queue, kind or key are released as may be at once
+    AT_RATE = "at_rate"  # none of these may be released yet
     LAST_CHANCE = "last_chance"  # it crashed its workers, and is released alone
     RECOVERING = "recovering"  # the leader looks for lost releases of its queue first
-    PAUSED = "paused"  # its queue is
-    HELD_BACK = "held_back"  # its kind, or its fairness key, is: a handler was rate limited
-    AT_LIMIT = "at_limit"  # as many are released as may be at once
-    AT_RATE = "at_rate"  # no token is there now
     NO_SLOT = "no_slot"  # all slots are taken
     BEHIND_KEY = "behind_key"  # so they are, and its fairness key has others before it
     RELEASING = "releasing"  # nothing: it goes with the next round
@@ -65,5 +65,9 @@ class Why(View):
     pid: int | None = None
     slots: int | None = Field(None, description="Of the live workers of its queue")
     released: int | None = Field(None, description="Tasks that are with these workers, or on their way")
+    limit: str | None = Field(None, description='The one that holds it: "concurrency", "max_per_key", "rate" and so on')
+    limit_of: str | None = Field(None, description="What it is set for: queue, kind or fairness_key")
+    most: int | str | None = Field(None, description="What it allows")
+    used: int | None = Field(None, description="How much of that is taken")
     position: int | None = None
     more: bool | None = None

@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from tacoq_protocol.cli import tacoq as tacoq_command
 from tacoq_publisher import (
     Publisher,
     Reason,
@@ -31,6 +33,11 @@ async def becomes(handle: TaskHandle[Any], reason: Reason) -> Why:
     found = await eventually(asked, what=reason)
     assert found is not None
     return found
+
+
+async def tells(*args: str, url: str) -> None:
+    result = await asyncio.to_thread(CliRunner().invoke, tacoq_command, [*args, "--url", url])
+    assert result.exit_code == 0, result.output
 
 
 async def test_task_that_waits_says_for_what(url: str) -> None:
@@ -72,6 +79,35 @@ async def test_task_that_runs_and_tasks_that_wait_for_its_slot(url: str) -> None
                 await handle.cancel()
         for handle in (*waiting, *keyed):
             await handle.result(30)
+
+
+async def test_task_of_a_queue_that_is_paused_or_limited(url: str) -> None:
+    async with Publisher(url) as tacoq:
+        await tells("queues", "pause", "processes", url=url)
+        try:
+            paused = await tacoq.publish(h.nap_in_process.task(0.0))
+            why = await becomes(paused, Reason.PAUSED)
+            assert "tacoq queues resume processes" in why.sentence
+        finally:
+            await tells("queues", "resume", "processes", url=url)
+        await paused.result(20)
+        await tells("queues", "limit", "processes", "--concurrency", "1", url=url)
+        try:
+            runs = await tacoq.publish(h.nap_in_process.task(60.0))
+            await becomes(runs, Reason.RUNNING)
+            waits = await tacoq.publish(h.nap_in_process.task(0.0))
+            why = await becomes(waits, Reason.AT_LIMIT)
+            assert (why.limit, why.limit_of, why.used, why.most, why.position) == ("concurrency", "queue", 1, 1, 1)
+            await runs.cancel()
+            await waits.result(30)
+            await tells("queues", "limit", "processes", "--rate", "1/h", url=url)
+            await (await tacoq.publish(h.nap_in_process.task(0.0))).result(30)
+            limited = await tacoq.publish(h.nap_in_process.task(0.0))
+            why = await becomes(limited, Reason.AT_RATE)
+            assert (why.limit, why.limit_of, why.most) == ("rate", "queue", "1/h")
+        finally:
+            await tells("queues", "limit", "processes", "--rate", "none", "--concurrency", "none", url=url)
+        await limited.result(30)
 
 
 async def test_task_that_ended_and_one_that_is_tried_again(url: str) -> None:

@@ -24,7 +24,7 @@ async def test_handler_that_is_rate_limited_holds_its_kind_back(floor: Floor) ->
     await complete(floor, floor.releases[-1].task_id)
     row = await floor.row(first)
     assert (row["state"], row["attempt"]) == ("scheduled", 0)
-    shut = floor.manager.limits.shut(Line("default", "k", ""))
+    shut = floor.manager.limits.tightest(Line("default", "k", ""))
     assert shut is not None
     assert (shut.limit, shut.of) == (Limit.HELD_BACK, Of("default", "k"))
     await later(floor, 30.0)

@@ -195,11 +195,11 @@ async def test_what_shuts_a_task_is_named(floor: Floor) -> None:
     floor.join("k", concurrency=1)
     await floor.accept(2)
     await floor.dispatch()
-    shut = floor.manager.limits.shut(Line("default", "k", ""))
+    shut = floor.manager.limits.tightest(Line("default", "k", ""))
     assert shut is not None
     assert (shut.limit, shut.of.kind, shut.most, shut.at) == (Limit.CONCURRENCY, "k", 1, 1)
     await floor.manager.limiting.pause("default")
-    shut = floor.manager.limits.shut(Line("default", "k", ""))
+    shut = floor.manager.limits.tightest(Line("default", "k", ""))
     assert shut is not None
     assert (shut.limit, shut.of.queue, shut.of.kind) == (Limit.PAUSED, "default", None)
 

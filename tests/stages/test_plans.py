@@ -35,7 +35,8 @@ STATEMENTS = {
     "cancels": (cancel._REQUESTED, 0),
     "reroute": (reroute._REROUTE, 4),
     "why": (why._FACTS, 1),
-    "place in line": (why._AHEAD, 7),
+    "place in line": (why._AHEAD, 10),
+    "lines": (why._LINES, 3),
     "waits": (why._WAITS, 2),
     "last chance out": (why._LAST_CHANCE_OUT, 1),
     "prune": (prune._PRUNE, 1),
@@ -150,11 +151,15 @@ async def test_place_in_line_is_counted_without_walking_the_line(connection: Con
         FROM generate_series(1, 100000) AS n
         """
     )
-    await connection.execute(f"PREPARE statement AS {why._AHEAD}")
-    (text,) = await connection.fetchrow(
-        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE statement"
-        "('q', 'k', '', 0::smallint, now(), 9223372036854775807, ARRAY['k'])"
-    )
-    (plan,) = json.loads(text)
-    looked_at = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "tasks"]
-    assert max(node["Actual Rows"] * node["Actual Loops"] for node in looked_at) <= MOST_AHEAD + 1
+    await connection.execute(f"PREPARE lines AS {why._LINES}")
+    await connection.execute(f"PREPARE ahead AS {why._AHEAD}")
+    lines = await connection.fetch("EXECUTE lines('q', ARRAY['k'], 1001)")
+    keys = [line["fairness_key"] for line in lines]
+    kinds, weights = (f"array_fill({each}, ARRAY[{len(keys)}])" for each in ("'k'::text", "1"))
+    given = f"'q', 'k', '', 0::smallint, now(), 9223372036854775807, 1, {kinds}, ARRAY{keys}, {weights}"
+    for statement in ("lines('q', ARRAY['k'], 1001)", f"ahead({given})"):
+        (text,) = await connection.fetchrow(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {statement}")
+        (plan,) = json.loads(text)
+        looked_at = [node for node in nodes(plan["Plan"]) if node.get("Relation Name") == "tasks"]
+        assert looked_at
+        assert max(node["Actual Rows"] * node["Actual Loops"] for node in looked_at) <= MOST_AHEAD + 1

@@ -47,7 +47,7 @@ async def test_tokens_are_those_that_the_last_leader_left(floor: Floor) -> None:
     assert await floor.dispatch() == 1
     await take_over(floor)
     assert await floor.dispatch() == 0
-    shut = floor.manager.limits.shut(Line("default", "k", "a"))
+    shut = floor.manager.limits.tightest(Line("default", "k", "a"))
     assert shut is not None
     assert (shut.limit, shut.of.fairness_key) == (Limit.RATE, None)
     assert shut.opens_in == pytest.approx(720, abs=30)

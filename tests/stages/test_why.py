@@ -7,18 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
 from tacoq_manager.api.app import create_app
 from tacoq_manager.serve import HttpServer
 from tacoq_manager.store import limits
+from tacoq_manager.store.limits import Hold
 from tacoq_manager.transitions import MAX_CRASHES, expire
 from tacoq_protocol.broker import LinkState
 from tacoq_protocol.cli import tacoq
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.ids import new_task_id
+from tacoq_protocol.limits import QueueLimits
 from tacoq_protocol.messages import Cancelled, Completed, Failed, Fence, Heartbeat, Snoozed, Started
 from tacoq_protocol.why import Reason, Why
 from tests.stages.floor import Floor
@@ -32,14 +33,6 @@ Ask = Callable[[UUID], Awaitable[Why]]
 @pytest_asyncio.fixture
 async def url(either_floor: Floor) -> AsyncIterator[str]:
     server = HttpServer(create_app(either_floor.manager), "127.0.0.1", 0)
-    await server.start()
-    yield server.url
-    await server.stop()
-
-
-@pytest_asyncio.fixture
-async def url_of_floor(floor: Floor) -> AsyncIterator[str]:
-    server = HttpServer(create_app(floor.manager), "127.0.0.1", 0)
     await server.start()
     yield server.url
     await server.stop()
@@ -148,6 +141,104 @@ async def test_task_of_a_kind_that_one_of_two_workers_knows(either_floor: Floor,
     assert str(old) in why.sentence
 
 
+async def test_task_of_a_paused_queue(either_floor: Floor, ask: Ask) -> None:
+    """Whether it has workers, or not."""
+    (task_id,) = await either_floor.accept()
+    await either_floor.manager.limiting.pause("default")
+    why = await ask(task_id)
+    assert (why.reason, why.limit_of) == (Reason.PAUSED, "queue")
+    assert "`tacoq queues resume default`" in why.sentence
+
+
+async def test_task_of_a_kind_that_is_at_its_limit(either_floor: Floor, ask: Ask) -> None:
+    """Only what the limit is for is before it."""
+    either_floor.join("k", "other", concurrency=2)
+    await either_floor.accept(2)
+    await either_floor.dispatch()
+    await either_floor.accept(2, kind="other")
+    ids = await either_floor.accept(3)
+    why = await ask(ids[2])
+    assert (why.reason, why.limit, why.limit_of, why.used, why.most) == (Reason.AT_LIMIT, "concurrency", "kind", 2, 2)
+    assert "kind 'k' is at its limit, 2 of 2 tasks at once: it is number 3 in line; `tacoq kinds" in why.sentence
+
+
+async def test_task_of_a_queue_that_is_at_its_limit(either_floor: Floor, ask: Ask) -> None:
+    either_floor.join("k")
+    await either_floor.manager.limiting.set_queue("default", QueueLimits(concurrency=1))
+    ids = await either_floor.accept(2)
+    await either_floor.dispatch()
+    why = await ask(ids[1])
+    assert (why.reason, why.limit_of, why.position) == (Reason.AT_LIMIT, "queue", 1)
+    assert "queue 'default' is at its limit, 1 of 1 tasks at once" in why.sentence
+
+
+async def test_task_of_a_key_that_is_at_its_limit(either_floor: Floor, ask: Ask) -> None:
+    """Another key has its turn; while its own is shut it has none."""
+    either_floor.join("k", slots=2, max_per_key=1)
+    held = await either_floor.accept(3, fairness_key="a")
+    await either_floor.dispatch()
+    why = await ask(held[2])
+    assert (why.reason, why.limit, why.limit_of, why.position) == (Reason.AT_LIMIT, "max_per_key", "fairness_key", 2)
+    assert "fairness key 'a' of kind 'k' is at its limit, 1 of 1 tasks at once" in why.sentence
+    await either_floor.accept(fairness_key="b")
+    await either_floor.dispatch()
+    (free,) = await either_floor.accept(fairness_key="c")
+    why = await ask(free)
+    assert (why.reason, why.position) == (Reason.NO_SLOT, 1)
+
+
+async def test_task_that_waits_for_the_next_token(either_floor: Floor, ask: Ask) -> None:
+    either_floor.join("k", rate="1/h")
+    ids = await either_floor.accept(2)
+    await either_floor.dispatch()
+    why = await ask(ids[1])
+    assert (why.reason, why.limit, why.limit_of, why.most) == (Reason.AT_RATE, "rate", "kind", "1/h")
+    assert why.until is not None
+    assert "kind 'k' is at its rate of 1/h, the next goes" in why.sentence
+    assert "(in 59 m)" in why.sentence
+
+
+async def test_task_of_a_kind_that_is_held_back(either_floor: Floor, ask: Ask) -> None:
+    either_floor.join("k")
+    (limited,) = await either_floor.accept()
+    await either_floor.dispatch()
+    asked = [Hold(Fence(limited, 1), 60.0, of_key=False)]
+    either_floor.manager.limits.hold(*await limits.hold(either_floor.manager.database.settle, asked))
+    (task_id,) = await either_floor.accept()
+    why = await ask(task_id)
+    assert (why.reason, why.limit_of) == (Reason.HELD_BACK, "kind")
+    assert "kind 'k' is held back until" in why.sentence
+
+
+async def test_weights_of_keys_are_in_the_place_in_line(either_floor: Floor, ask: Ask) -> None:
+    """Three of `a` go for each other."""
+    either_floor.join("k", slots=1)
+    await either_floor.manager.limiting.set_queue("default", QueueLimits(weights={"a": 3}))
+    await either_floor.accept(fairness_key="z")
+    await either_floor.dispatch()
+    heavy = await either_floor.accept(20, fairness_key="a")
+    light = await either_floor.accept(20, fairness_key="b")
+    assert (await ask(heavy[7])).position == 7 + 2 + 1
+    assert (await ask(light[2])).position == 2 + 6 + 1
+
+
+async def test_manager_that_does_not_lead_says_the_same(either_floor: Floor, ask: Ask) -> None:
+    """It learns what decides, as if it took the lead."""
+    either_floor.join("k", "other", slots=3, concurrency=2)
+    ids = await either_floor.accept(4)
+    await either_floor.dispatch()
+    others = await either_floor.accept(4, kind="other")
+    await either_floor.dispatch()
+    before = [await ask(id) for id in (ids[3], others[3])]
+    assert [why.reason for why in before] == [Reason.AT_LIMIT, Reason.NO_SLOT]
+    await either_floor.connection.execute(
+        "UPDATE leader SET epoch = epoch + 1, holder = gen_random_uuid(), expires_at = now() + interval '1 hour'"
+    )
+    await either_floor.manager.leader.step()
+    assert either_floor.manager.leader.epoch is None
+    assert [await ask(id) for id in (ids[3], others[3])] == before
+
+
 async def test_task_on_its_last_chance_beside_another(either_floor: Floor, ask: Ask) -> None:
     either_floor.join("k")
     first, second = await either_floor.accept(2)
@@ -163,35 +254,6 @@ async def test_task_of_a_queue_in_which_lost_releases_are_looked_for(either_floo
     (task_id,) = await either_floor.accept()
     either_floor.manager.dispatcher.hold("default", True)
     assert (await ask(task_id)).reason is Reason.RECOVERING
-
-
-@pytest.mark.parametrize("leads", [True, False])
-async def test_task_that_a_limit_lets_not_go(floor: Floor, url_of_floor: str, leads: bool) -> None:
-    """The first that does is named, by the leader or by another manager."""
-    floor.join("k", concurrency=1, max_per_key=5, rate="1/h")
-    (running,) = await floor.accept(fairness_key="a")
-    await floor.dispatch()
-    (task_id,) = await floor.accept(fairness_key="a")
-    limiting = floor.manager.limiting
-
-    async def is_said(reason: Reason, *words: str) -> None:
-        if not leads:
-            await floor.connection.execute("UPDATE leader SET holder = gen_random_uuid()")
-            floor.manager.leader._until = 0.0
-        why = Why.model_validate_json(await run("why", str(task_id), "--json", "--url", url_of_floor))
-        assert why.reason is reason
-        assert [word for word in words if word not in why.sentence] == []
-
-    await is_said(Reason.AT_LIMIT, "kind 'k' is at its limit, 1 of 1 tasks at once", "tacoq kinds limit k")
-    floor.join("k", max_per_key=5, rate="1/h")
-    await is_said(Reason.AT_RATE, "kind 'k' is at its rate of 1/h", "(in 59 m)")
-    floor.join("k", max_per_key=1)
-    await is_said(Reason.AT_LIMIT, "fairness key 'a' of kind 'k' is at its limit, 1 of 1 tasks")
-    await limits.hold(floor.manager.database.upkeep, [limits.Hold(Fence(running, 1), 600.0, True)])
-    await limiting.heard()
-    await is_said(Reason.HELD_BACK, "fairness key 'a' of kind 'k' is held back until", "tacoq kinds resume k")
-    await limiting.pause("default")
-    await is_said(Reason.PAUSED, "queue 'default' is paused: `tacoq queues resume default`")
 
 
 async def test_task_that_waits_for_a_slot_knows_its_place_in_line(either_floor: Floor, ask: Ask) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from tacoq_manager.store.claim import LAST_CHANCE
+from tacoq_manager.store.claim import LAST_CHANCE, Line
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.store.tasks import COLUMNS, view_of
 from tacoq_protocol.http import ErrorInfo, TaskView
@@ -30,12 +30,10 @@ LEFT JOIN LATERAL (
 ) AS last ON true
 """
 
-# As turns go: higher priorities, then its own lane, then of every other key of its kind, and of every other kind, as
-# many as stand before it in its own. Each count, and the number of lines that are looked at, ends at one too many:
-# nothing here walks a long queue. `line` is a loose index scan, one probe a line.
-_AHEAD: Final = f"""
+# Loose index scan: one probe a line, whatever lies in it.
+_LINES: Final = """
 WITH RECURSIVE line AS (
-    SELECT kind, first.fairness_key FROM unnest($7::text[]) AS kind CROSS JOIN LATERAL (
+    SELECT kind, first.fairness_key FROM unnest($2::text[]) AS kind CROSS JOIN LATERAL (
         SELECT t.fairness_key FROM tasks AS t WHERE t.state = 'pending' AND t.queue = $1 AND t.kind = kind.kind
         ORDER BY t.fairness_key LIMIT 1
     ) AS first
@@ -45,10 +43,19 @@ WITH RECURSIVE line AS (
         WHERE t.state = 'pending' AND t.queue = $1 AND t.kind = line.kind AND t.fairness_key > line.fairness_key
         ORDER BY t.fairness_key LIMIT 1
     ) AS following
+)
+SELECT kind, fairness_key FROM line LIMIT $3
+"""
+
+# As turns go: higher priorities, then its own lane, then of every other key of its kind what its turns take until then,
+# then of every other kind as many as stand before it in its own. Each count ends at one too many: nothing here walks a
+# long line.
+_AHEAD: Final = f"""
+WITH lines AS MATERIALIZED (
+    SELECT * FROM unnest($8::text[], $9::text[], $10::int[]) AS line (kind, fairness_key, weight)
 ),
-lines AS MATERIALIZED (SELECT * FROM line LIMIT {MOST_AHEAD + 1}),
 own AS MATERIALIZED (
-    SELECT count(*) AS count FROM (
+    SELECT count(*) AS tasks FROM (
         SELECT FROM tasks
         WHERE state = 'pending' AND queue = $1 AND kind = $2 AND fairness_key = $3 AND priority = $4
           AND (run_at, seq) < ($5, $6)
@@ -56,7 +63,7 @@ own AS MATERIALIZED (
     ) AS t
 ),
 higher AS (
-    SELECT count(*) AS count FROM (
+    SELECT count(*) AS tasks FROM (
         SELECT FROM lines CROSS JOIN LATERAL (
             SELECT FROM tasks AS t
             WHERE t.state = 'pending' AND t.queue = $1 AND t.kind = lines.kind
@@ -66,36 +73,33 @@ higher AS (
     ) AS t
 ),
 keys AS MATERIALIZED (
-    SELECT count(*) AS count FROM (
+    SELECT count(*) AS tasks FROM (
         SELECT FROM lines CROSS JOIN LATERAL (
             SELECT FROM tasks AS t
             WHERE t.state = 'pending' AND t.queue = $1 AND t.kind = lines.kind
               AND t.fairness_key = lines.fairness_key AND t.priority = $4
-            LIMIT (SELECT count FROM own)
+            LIMIT (SELECT own.tasks / $7 FROM own) * lines.weight
         ) AS t
         WHERE lines.kind = $2 AND lines.fairness_key <> $3
         LIMIT {MOST_AHEAD + 1}
     ) AS t
 ),
 kinds AS (
-    SELECT count(*) AS count FROM (
-        SELECT FROM unnest($7::text[]) AS kind CROSS JOIN LATERAL (
+    SELECT count(*) AS tasks FROM (
+        SELECT FROM (SELECT DISTINCT kind FROM lines WHERE kind <> $2) AS other CROSS JOIN LATERAL (
             SELECT FROM lines CROSS JOIN LATERAL (
                 SELECT FROM tasks AS t
                 WHERE t.state = 'pending' AND t.queue = $1 AND t.kind = lines.kind
                   AND t.fairness_key = lines.fairness_key AND t.priority = $4
                 LIMIT {MOST_AHEAD + 1}
             ) AS t
-            WHERE lines.kind = kind.kind
-            LIMIT (SELECT own.count + keys.count FROM own, keys)
+            WHERE lines.kind = other.kind
+            LIMIT (SELECT own.tasks + keys.tasks FROM own, keys)
         ) AS t
-        WHERE kind.kind <> $2
         LIMIT {MOST_AHEAD + 1}
     ) AS t
 )
-SELECT higher.count, own.count, keys.count, kinds.count,
-    EXISTS (SELECT FROM lines WHERE kind = $2 AND fairness_key <> $3), (SELECT count(*) FROM lines)
-FROM higher, own, keys, kinds
+SELECT higher.tasks, own.tasks, keys.tasks, kinds.tasks FROM higher, own, keys, kinds
 """
 
 _LAST_CHANCE_OUT: Final = f"""
@@ -148,17 +152,38 @@ async def facts(connection: HotConnection, task_id: UUID) -> Facts | None:
     return Facts(now, leader, crashes, seq, last, view_of(view))
 
 
-async def ahead(connection: HotConnection, task: TaskView, seq: int, kinds: Collection[str]) -> Ahead:
-    """Count the pending tasks before this one; of its queue those of `kinds` have their turns.
+async def lines(connection: HotConnection, queue: str, kinds: Collection[str]) -> list[Line]:
+    """Return where tasks of these kinds are pending, MOST_AHEAD + 1 lines at most. Raises DatabaseUnavailable."""
+    rows = await connection.fetch(_LINES, queue, sorted(kinds), MOST_AHEAD + 1)
+    return [Line(queue, *row) for row in rows]
 
-    As if its key, and its kind, were the next that have their turn: of each of the others one may go before it.
+
+async def ahead(
+    connection: HotConnection, task: TaskView, seq: int, lines: Sequence[Line], weight: Callable[[str], int]
+) -> Ahead:
+    """Count the pending tasks that go before this one, where these lines have their turns.
+
+    As if its key, and its kind, were the next that have their turn: of each of the others one turn may go before it.
+    `weight`: how many tasks of a key go in a turn.
     """
-    given = (task.queue, task.kind, task.fairness_key, task.priority, task.run_at, seq, sorted({*kinds, task.kind}))
-    rows = await connection.fetch(_AHEAD, *given)
-    higher, own, keys, others, other_keys, lines = rows[0]
-    count = higher + own + keys + others
-    more = count > MOST_AHEAD or lines > MOST_AHEAD
-    return Ahead(min(count, MOST_AHEAD), more, own, other_keys)
+    rows = await connection.fetch(
+        _AHEAD,
+        task.queue,
+        task.kind,
+        task.fairness_key,
+        task.priority,
+        task.run_at,
+        seq,
+        weight(task.fairness_key),
+        [line.kind for line in lines],
+        [line.fairness_key for line in lines],
+        [weight(line.fairness_key) for line in lines],
+    )
+    higher, own, keys, kinds = rows[0]
+    tasks = higher + own + keys + kinds
+    others = any(line.kind == task.kind and line.fairness_key != task.fairness_key for line in lines)
+    more = tasks > MOST_AHEAD or len(lines) > MOST_AHEAD
+    return Ahead(min(tasks, MOST_AHEAD), more, own, others)
 
 
 async def last_chance_out(connection: HotConnection, queue: str) -> UUID | None:
