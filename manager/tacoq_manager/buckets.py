@@ -1,11 +1,15 @@
 """Token buckets: rates in, how many tokens are there now, and when the next one comes, out. Pure memory.
 
-Claims write the same arithmetic to Postgres, so that a new leader goes on where the last one was.
+Tokens come and go by the clock of the database, where releases have their time: what is drawn is told with it, as the
+statement wrote it, so that memory and Postgres do not drift apart. Between two draws time is counted from when the
+answer came: never more than has passed there.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import NamedTuple
 
 from tacoq_protocol.rates import Rate
@@ -22,19 +26,21 @@ class Of(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Tokens that were left in a bucket when it was last drawn on, so many seconds ago, at so many per second."""
+    """Tokens that were left in a bucket when it was last drawn on, `age` seconds ago, and how fast they came then."""
 
     of: Of
     tokens: float
+    as_of: datetime
     age: float
     per_second: float
 
 
 class Bucket(NamedTuple):
-    """Tokens as of a moment, when so many came per second."""
+    """Tokens as of a moment of the database; on this clock it was not before `since`."""
 
     tokens: float
-    at: float
+    as_of: float
+    since: float
     per_second: float
 
 
@@ -44,6 +50,7 @@ class Buckets:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._buckets: dict[Of, Bucket] = {}
+        self._reserved: Counter[Of] = Counter()  # for what is about to be released
 
     def whole(self, of: Of, rate: Rate) -> int:
         """Tokens that can be drawn now."""
@@ -53,15 +60,34 @@ class Buckets:
         """Seconds until there is a whole token."""
         return max(0.0, (1.0 - self._left(of, rate)) / rate.per_second)
 
-    def draw(self, of: Of, rate: Rate, count: int) -> None:
-        """Take tokens; a negative number: put back what was not needed."""
-        left = min(rate.burst, self._left(of, rate) - count)
-        self._buckets[of] = Bucket(left, self._clock(), rate.per_second)
+    def reserve(self, of: Of, count: int) -> None:
+        """Keep tokens for so many that may be released; a negative number: they were, or were not."""
+        self._reserved[of] += count
+        if not self._reserved[of]:
+            del self._reserved[of]
+
+    def draw(self, of: Of, rate: Rate, count: int, at: datetime | None) -> None:
+        """So many were released, at that time of the database. None: perhaps, and it is to be read again."""
+        bucket, now = self._buckets.get(of), self._clock()
+        passed = 0.0 if bucket is None else now - bucket.since
+        as_of = 0.0 if bucket is None else bucket.as_of + passed
+        if at is not None:
+            passed = 0.0 if bucket is None else at.timestamp() - bucket.as_of
+            as_of = at.timestamp()
+        left = rate.burst if bucket is None else min(rate.burst, bucket.tokens + passed * rate.per_second)
+        self._buckets[of] = Bucket(left - count, as_of, now, rate.per_second)
 
     def load(self, drawn: Iterable[Drawn]) -> None:
-        """Know these and no others."""
+        """Know these and no others, beside what is reserved."""
         now = self._clock()
-        self._buckets = {of: Bucket(tokens, now - age, per_second) for of, tokens, age, per_second in drawn}
+        self._buckets = {
+            each.of: Bucket(each.tokens, each.as_of.timestamp(), now - each.age, each.per_second) for each in drawn
+        }
+
+    def forget(self) -> None:
+        """Others may draw from now on."""
+        self._buckets.clear()
+        self._reserved.clear()
 
     def prune(self) -> None:
         """Forget those that are full again."""
@@ -69,12 +95,13 @@ class Buckets:
         self._buckets = {
             of: bucket
             for of, bucket in self._buckets.items()
-            if bucket.tokens + (now - bucket.at) * bucket.per_second < max(1.0, bucket.per_second)
+            if bucket.tokens + (now - bucket.since) * bucket.per_second < max(1.0, bucket.per_second)
         }
 
     def _left(self, of: Of, rate: Rate) -> float:
         """By the rate that holds now: when it was changed, since the last draw."""
         bucket = self._buckets.get(of)
-        if bucket is None:
-            return rate.burst
-        return min(rate.burst, bucket.tokens + (self._clock() - bucket.at) * rate.per_second)
+        left = rate.burst
+        if bucket is not None:
+            left = min(left, bucket.tokens + (self._clock() - bucket.since) * rate.per_second)
+        return left - self._reserved[of]

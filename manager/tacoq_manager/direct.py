@@ -63,13 +63,14 @@ class Reservation:
     def settle(self, claimed: Sequence[Claimed]) -> None:
         """These are released, and nothing else."""
         taken = Counter(item.lane.line for item in claimed)
+        at = claimed[0].release.created_at if claimed else None
         for purse in self._purses:
-            purse.settle(taken)
+            purse.settle(taken, at)
 
     def lose(self) -> None:
         """Perhaps all are: they count until they are given back."""
         for purse in self._purses:
-            purse.settle(purse.asked)
+            purse.lose()
 
 
 class DirectPath:

@@ -236,7 +236,7 @@ class Dispatcher:
         try:
             await self._publisher.declare(queue)
         except BaseException:
-            purse.settle(Counter())
+            purse.settle({}, None)
             raise
         began = time.perf_counter()
         marks = [self._lanes.mark(take.lane) for take in takes]
@@ -251,12 +251,12 @@ class Dispatcher:
                 rates=self._limits.rates({Flow(queue, take.lane.kind) for take in takes}),
             )
         except BaseException:
-            purse.settle(purse.asked)  # perhaps: it counts until it is given back
+            purse.lose()
             raise
         self._metrics.claimed(len(batch.tasks), time.perf_counter() - began)
         taken = Counter(item.lane for item in batch.tasks)
         lines = Counter(item.lane.line for item in batch.tasks)
-        purse.settle(lines)
+        purse.settle(lines, batch.at)
         for line in purse.asked - lines:
             self._lanes.open(line)  # it may have been set aside over what it did not need
         if batch.at is not None:

@@ -5,7 +5,7 @@ Each limit is a brake. One list of them answers both questions: how many may go,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -146,19 +146,10 @@ class Limits:
             known = self._caps[flow] = code, caps(code, self._kinds.get(flow))
         return known[1]
 
-    def reserve(self, line: Line, count: int) -> None:
-        """Count as released what a claim is to ask for."""
-        self.in_flight.reserve(line, count)
-        for of, rate in self._rates(line):
-            self.buckets.draw(of, rate, count)
-
-    def answered(self, asked: Mapping[Line, int], taken: Mapping[Line, int], since: int) -> None:
-        """A claim that had reserved `asked`, in generation `since`, took `taken`; it is committed."""
-        self.in_flight.answered(asked, taken, since)
-        for line, count in asked.items():
-            spare = count - taken.get(line, 0)
-            for of, rate in self._rates(line) if spare else ():
-                self.buckets.draw(of, rate, -spare)
+    def forget(self) -> None:
+        """Another manager may release from now on."""
+        self.in_flight.forget()
+        self.buckets.forget()
 
     def rates(self, flows: Iterable[Flow]) -> list[Rated]:
         """What the release of tasks of these kinds draws on: mostly nothing."""
@@ -175,7 +166,8 @@ class Limits:
                 rated.append(Rated(queue, None, parse_rate(row.limits.rate).per_second))
         return rated
 
-    def _rates(self, line: Line) -> Iterator[tuple[Of, Rate]]:
+    def draws_on(self, line: Line) -> Iterator[tuple[Of, Rate]]:
+        """The buckets that a release of the key draws on."""
         row = self._queues.get(line.queue)
         if row is not None and row.limits.rate is not None:
             yield Of(line.queue), parse_rate(row.limits.rate)

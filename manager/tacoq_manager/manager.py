@@ -384,7 +384,7 @@ class Manager:
     async def _taken(self, taken: Taken) -> None:
         """This manager leads now: learn what is released and what waits before anything is claimed."""
         self.dispatcher.taken(taken)
-        self.in_flight.forget()
+        self.limits.forget()
         await self._learn()
 
     async def _learn(self) -> int:

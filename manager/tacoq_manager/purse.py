@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Final
 
+from tacoq_manager.buckets import Of
 from tacoq_manager.credit import Credit
 from tacoq_manager.limits import Limits
 from tacoq_manager.store.claim import Flow, Line
+from tacoq_protocol.rates import Rate
 
 _EPSILON: Final = 1e-9  # sums of parts of slots are not exact
 
@@ -26,6 +29,7 @@ class Purse:
         self._may_run = may_run
         self._free = slots - credit.used(queue)
         self._since = limits.in_flight.generation
+        self._rates: dict[Line, list[tuple[Of, Rate]]] = {}  # that what is asked for draws on
         self.asked: Counter[Line] = Counter()
         self.opens_in: float | None = None
 
@@ -59,15 +63,29 @@ class Purse:
         return self._limits.weight(self._queue, key)
 
     def spend(self, kind: str, key: str, count: int) -> None:
-        """So many of a key are asked for."""
+        """So many of a key are asked for: they count as released, and their tokens as drawn."""
         self._free -= count * self._credit.weight(self._queue, kind)
         line = Line(self._queue, kind, key)
         self.asked[line] += count
-        self._limits.reserve(line, count)
+        self._limits.in_flight.reserve(line, count)
+        rates = self._rates.setdefault(line, list(self._limits.draws_on(line)))
+        for of, _ in rates:
+            self._limits.buckets.reserve(of, count)
 
-    def settle(self, taken: Counter[Line]) -> None:
-        """The claim took these of what was asked for: the rest was not needed."""
-        self._limits.answered(self.asked, taken, self._since)
+    def settle(self, taken: Mapping[Line, int], at: datetime | None) -> None:
+        """These were released of what was asked for, at that time of the database; the rest was not needed."""
+        if self._since != self._limits.in_flight.generation:
+            return  # since then this manager has learnt anew what is out
+        self._limits.in_flight.answered(self.asked, taken, self._since)
+        for line, rates in self._rates.items():
+            for of, rate in rates:
+                self._limits.buckets.reserve(of, -self.asked[line])
+                if taken.get(line):
+                    self._limits.buckets.draw(of, rate, taken[line], at)
+
+    def lose(self) -> None:
+        """Perhaps all were released. They count until they are given back."""
+        self.settle(self.asked, None)
 
     def _wait(self, seconds: float | None) -> None:
         if seconds is not None:

@@ -45,8 +45,7 @@ async def take_over(floor: Floor) -> None:
     """The manager gives the lead up and takes it again, as another one would: it knows nothing any more."""
     await floor.manager.leader.give_up()
     floor.manager.limits.load(store.Loaded(-1, {}, {}, []))
-    floor.manager.limits.buckets.load([])
-    floor.manager.in_flight.forget()
+    floor.manager.limits.forget()
     await floor.manager.leader.step()
 
 

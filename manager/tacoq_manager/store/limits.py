@@ -31,7 +31,7 @@ SELECT queue, kind, fairness_key, extract(epoch FROM until - clock_timestamp()):
 FROM holds WHERE until > clock_timestamp()
 """
 _BUCKETS: Final = """
-SELECT queue, kind, fairness_key, tokens, extract(epoch FROM clock_timestamp() - as_of)::float8 AS age, rate
+SELECT queue, kind, fairness_key, tokens, as_of, extract(epoch FROM clock_timestamp() - as_of)::float8 AS age, rate
 FROM buckets
 """
 
