@@ -84,10 +84,10 @@ class Client:
         self._backlog += tickets
         return seconds
 
-    async def drain(self) -> tuple[int, float]:
+    async def drain(self) -> tuple[int, float, float]:
         self._processes.start("worker", self._peer.commands()["worker"])
         tickets, self._backlog = self._backlog, []
-        return len(tickets), await backlog.drain(self._peer, tickets)
+        return len(tickets), *await backlog.drain(self._peer, tickets)
 
     async def close(self) -> None:
         await self._peer.close()

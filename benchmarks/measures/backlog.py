@@ -22,7 +22,7 @@ async def publish_in_bulk(peer: Peer[Any], tasks: int) -> tuple[list[Any], float
     return tickets, time.perf_counter() - began
 
 
-async def drain(peer: Peer[Any], tickets: list[Any]) -> float:
-    """Return the seconds from the first start to the last result read; the workers are just starting."""
-    first = min(await peer.results(tickets))
-    return time.monotonic() - first
+async def drain(peer: Peer[Any], tickets: list[Any]) -> tuple[float, float]:
+    """Return the seconds from first start to last start, and to the last result read; the workers are just starting."""
+    started = await peer.results(tickets)
+    return max(started) - min(started), time.monotonic() - min(started)

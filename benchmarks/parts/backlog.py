@@ -23,8 +23,9 @@ def run(servers: Servers, plan: Plan) -> Iterator[dict[str, Any]]:
                     at_work.ask("rest")
                     singly = at_work.ask("publish_singly", tasks=tasks)
                     in_bulk = at_work.ask("publish_in_bulk", tasks=tasks)
-                    drained, seconds = at_work.ask("drain")
-                yield about | {"singly": tasks / singly, "in_bulk": tasks / in_bulk, "drain": drained / seconds}
+                    drained, started, seconds = at_work.ask("drain")
+                published = {"singly": tasks / singly, "in_bulk": tasks / in_bulk}
+                yield about | published | {"start": drained / started, "drain": drained / seconds}
             except Fault as fault:
                 print(fault, file=sys.stderr)
                 yield about | {"fault": fault.what}

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
-from procrastinate import App, JobContext, PsycopgConnector
+from procrastinate import App, PsycopgConnector
 
 from benchmarks.peer import HANDLERS, Kind, Leftovers, Value
 from benchmarks.peers import tables
@@ -20,15 +20,13 @@ BULK = 1_000  # jobs a defer
 
 place = here()
 app = App(connector=PsycopgConnector(conninfo=place.database_url, min_size=CONCURRENCY, max_size=CONCURRENCY + 2))
-_pool: list[Any] = []
+INSERT = "INSERT INTO results (task, value) VALUES (%(task)s::uuid, %(value)s)"
 
 
 def _register(kind: Kind) -> Any:
-    @app.task(name=kind, pass_context=True)
-    async def run(context: JobContext, task: str, x: int, y: int) -> None:
-        if not _pool:
-            _pool.append(asyncpg.create_pool(place.database_url))
-        await (await _pool[0]).execute(tables.INSERT, task, HANDLERS[kind](x, y))
+    @app.task(name=kind)
+    async def run(task: str, x: int, y: int) -> None:
+        await app.connector.execute_query_async(INSERT, task=task, value=HANDLERS[kind](x, y))
 
     return run
 

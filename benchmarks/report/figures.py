@@ -74,7 +74,7 @@ def memory(data: Data, peer: str, when: Literal["memory_idle", "memory_after"]) 
     return [sum(mib for role, mib in turn[when].items() if role != "publisher") for turn in turns(data, peer)]
 
 
-def backlogs(data: Data, peer: str, of: Literal["singly", "in_bulk", "drain"]) -> list[float]:
+def backlogs(data: Data, peer: str, of: Literal["singly", "in_bulk", "start", "drain"]) -> list[float]:
     """Tasks a second."""
     return [record[of] for record in data.get("backlog", []) if record["peer"] == peer and "fault" not in record]
 
