@@ -61,11 +61,11 @@ def _unique_key(task: NewTask, payload: bytes) -> bytes | None:
         compared = value if task.unique is True else _picked(value, task.unique)
         # As a list, `true` and a list of fields cannot be taken for each other.
         text = json.dumps([task.kind, task.unique is True, compared], sort_keys=True)
+    except KeyProblem:
+        raise
     except RecursionError:
         raise KeyProblem("unique: the payload is nested too deep to be compared") from None
     except ValueError as error:  # a number of thousands of digits
-        if isinstance(error, KeyProblem):
-            raise
         raise KeyProblem(f"unique: the payload cannot be compared: {error}") from None
     return hashlib.blake2b(text.encode(), digest_size=_BYTES).digest()
 

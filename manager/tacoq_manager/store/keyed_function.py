@@ -33,13 +33,14 @@ DECLARE
     before record;
     fresh uuid[] := '{{}}';
     free int[];
-    task uuid;  -- that answers it, and its state
-    now_in text;
+    task uuid;  -- that answers what is asked
+    now_in text;  -- the state of that one
     waits boolean;
     by_key boolean;
     clashing text[] := '{{}}';
     rejected text[] := '{{}}';
 BEGIN
+    -- All keys, in one order: nobody else looks at them until this commits.
     PERFORM pg_advisory_xact_lock({LOCKS}, slot) FROM (
         SELECT DISTINCT hashtext(key) & {SLOTS - 1} AS slot
         FROM (
