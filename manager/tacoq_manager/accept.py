@@ -239,6 +239,8 @@ class Accepter:
         for request in group:
             if not request.answer.done():
                 request.answer.set_result([_accepted(row.id, stored, answered) for row in request.rows])
+        if left := {answer.left for answer in answered.values() if answer.left is not None}:
+            self._on_lanes(left)  # a claim that waited for what was replaced there found less than there is
         self._tell([row for row in rows if _is_news(row.id, stored, answered)] if answered else rows, stored)
 
     async def _store(

@@ -19,6 +19,8 @@ from tacoq_protocol.http import Accepted, ErrorInfo, NewTask
 from tacoq_protocol.messages import Failed, KindSpec
 from tacoq_protocol.states import TaskState
 from tests.stages.doors import Door, task
+from tests.stages.floor import Floor
+from tests.support.eventually import eventually
 
 SCHEDULED, PENDING = TaskState.SCHEDULED, TaskState.PENDING
 
@@ -338,6 +340,29 @@ async def test_task_that_a_replace_moved_to_another_queue_is_not_claimed_from_th
     await lock.execute("COMMIT")
     assert (await claiming).tasks == []
     assert (await door.row(first.id))["state"] == "pending"
+
+
+async def test_task_behind_one_that_is_put_off_under_a_claim_is_released(floor: Floor, lock: Any) -> None:
+    """The claim finds nothing, and yet its lane is not empty."""
+    floor.join("k", slots=1)
+    (first,) = await floor.accept(unique=True)
+    (second,) = await floor.accept()
+
+    async def waiting(count: int) -> bool:
+        found = await floor.connection.fetch(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return len(found) == count
+
+    await lock.execute("SELECT FROM tasks WHERE id = $1 FOR UPDATE", first)
+    replacing = asyncio.create_task(floor.accept(unique=True, on_conflict="replace", delay=60.0))
+    await eventually(lambda: waiting(1), what="the replace waits for the row")
+    claiming = asyncio.create_task(floor.manager.dispatcher.step())
+    await eventually(lambda: waiting(2), what="the claim waits for the row, too")
+    await lock.close()
+    assert await replacing == [first]
+    assert await claiming + await floor.manager.dispatcher.step() == 1
+    assert [await floor.state(id) for id in (first, second)] == ["scheduled", "queued"]
 
 
 async def test_settle_of_many_and_replace_of_the_same_wait_for_each_other_in_one_order(door: Door) -> None:

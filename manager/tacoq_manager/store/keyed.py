@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from tacoq_manager.store.accept import ContentConflict, Lead, Row, Stored, released
+from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.http import OnConflict
 from tacoq_protocol.states import TaskState
@@ -33,7 +34,7 @@ NO_KEYS: Final = Keys()
 
 _PARAMETERS: Final = len(Row._fields) + len(Keys._fields) + len(released((), None))
 _ACCEPT: Final = f"""
-SELECT sent, id, state, duplicate, created_at, expires_at, replaced, differs
+SELECT id, state, duplicate, created_at, expires_at, differs, replaced, left_queue, left_key, left_priority
 FROM pg_temp.tacoq_accept_keyed({", ".join(f"${place}" for place in range(1, _PARAMETERS + 1))})
 """
 
@@ -41,14 +42,15 @@ FROM pg_temp.tacoq_accept_keyed({", ".join(f"${place}" for place in range(1, _PA
 class Answered(NamedTuple):
     """The task that a publish is answered with, its own or one that was there, and what is stored of it.
 
-    `replaced`: it was there, and has what this publish asked for now. `differs`: the payload that its idempotency key
-    came with first was another one.
+    `differs`: the payload that its idempotency key came with first was another one. `replaced`: it was there, and has
+    what this publish asked for now. `left`: the lane in which it was pending before.
     """
 
     id: UUID
     stored: Stored
-    replaced: bool
     differs: bool
+    replaced: bool
+    left: Lane | None
 
 
 class KeysTaken(Exception):
@@ -87,7 +89,10 @@ async def accept(
                 raise KeysTaken({UUID(id): UUID(holder) for id, holder in pairs}) from error
             case _:
                 raise
-    return {
-        sent: Answered(id, Stored(TaskState(state), duplicate, created_at, expires_at), replaced, differs)
-        for sent, id, state, duplicate, created_at, expires_at, replaced, differs in records
-    }
+    return {row.id: _answered(row, record) for row, record in zip(rows, records, strict=True)}
+
+
+def _answered(row: Row, record: asyncpg.Record) -> Answered:
+    id, state, duplicate, created_at, expires_at, differs, replaced, queue, key, priority = record
+    left = Lane(queue, row.kind, key, priority) if replaced and queue is not None else None
+    return Answered(id, Stored(TaskState(state), duplicate, created_at, expires_at), differs, replaced, left)

@@ -23,8 +23,8 @@ CREATE OR REPLACE FUNCTION pg_temp.tacoq_accept_keyed(
     digests bytea[], lines int[], lane_queues text[], lane_kinds text[], lane_keys text[], lane_priorities smallint[],
     lead_epoch bigint, lead_holder uuid, lead_limits bigint, rated_queues text[], rated_kinds text[], rates float8[],
     key_rates float8[]
-) RETURNS TABLE (sent uuid, id uuid, state text, duplicate boolean, created_at timestamptz, expires_at timestamptz,
-                 replaced boolean, differs boolean)
+) RETURNS TABLE (id uuid, state text, duplicate boolean, created_at timestamptz, expires_at timestamptz,
+                 differs boolean, replaced boolean, left_queue text, left_key text, left_priority smallint)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -86,7 +86,6 @@ BEGIN
                   max_attempts, timeout, retry_of, traceparent, tracestate, queue_given, unique_key, conflict,
                   idempotency_key, idempotency_window, digest, line)
     LOOP
-        sent := asked.id;
         created_at := now();
         expires_at := asked.deadline;
         task := NULL;
@@ -135,7 +134,9 @@ BEGIN
 
         -- Its unique key: the live task that has it.
         IF NOT by_key AND asked.unique_key IS NOT NULL THEN
-            SELECT t.id, t.state, t.state IN ('scheduled', 'pending') AND t.queued_at IS NULL INTO task, now_in, waits
+            SELECT t.id, t.state, t.state IN ('scheduled', 'pending') AND t.queued_at IS NULL,
+                CASE WHEN t.state = 'pending' THEN t.queue END, t.fairness_key, t.priority
+            INTO task, now_in, waits, left_queue, left_key, left_priority
             FROM tasks AS t WHERE t.unique_key = asked.unique_key;
             IF FOUND AND asked.conflict = 'reject' THEN
                 rejected := array_append(rejected, asked.id || '=' || task);
