@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from benchmarks.machine import machine
-from benchmarks.parts import backlog, growth, memory, repeats, rounds, scaling
+from benchmarks.parts import anatomy, backlog, growth, memory, repeats, rounds, scaling
 from benchmarks.peers import PEERS
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.report.page import write
@@ -26,6 +26,7 @@ from benchmarks.system import PEERS_PYTHON, Fault
 PARTS: dict[str, Callable[[Servers, Plan], Iterator[dict[str, Any]]]] = {
     "rounds": rounds.run,
     "backlog": backlog.run,
+    "anatomy": anatomy.run,
     "repeats": repeats.run,
     "scaling": scaling.run,
     "memory": memory.run,

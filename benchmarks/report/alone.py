@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from benchmarks.report.figures import Data
 from benchmarks.report.tables import table
-from benchmarks.stats import number, spread
+from benchmarks.stats import number, percentile, spread
+
+
+def anatomy(data: Data) -> str:
+    (steps,) = data["anatomy"]
+    rows = [[step, *(number(percentile(of, part)) for part in (0.5, 0.9, 0.99))] for step, of in steps.items()]
+    return table(["TacoQ, idle: ms since the publish", "p50", "p90", "p99"], rows)
 
 
 def repeats(data: Data) -> str:

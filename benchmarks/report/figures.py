@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Any, Literal
 
@@ -41,11 +42,7 @@ def capacity(data: Data, peer: str) -> list[float]:
 def cpu_per_1000(data: Data, peer: str) -> dict[str, list[float]]:
     """CPU seconds for 1,000 tasks by role, of the largest runs, with their sum as `all`."""
     tasks = most(data, peer)
-    found: dict[str, list[float]] = {}
-    for run in runs(data, peer, tasks):
-        for role, seconds in {**run["cpu"], "all": sum(run["cpu"].values())}.items():
-            found.setdefault(role, []).append(seconds / tasks * 1000)
-    return found
+    return _by_role([(run["cpu"], tasks / 1000) for run in runs(data, peer, tasks)])
 
 
 def lone(data: Data, peer: str, of: Literal["start", "result"]) -> list[float]:
@@ -63,10 +60,19 @@ def reached(data: Data, peer: str, of: Literal["rate", "half"]) -> list[float]:
     return [turn[of]["per_second"] for turn in turns(data, peer) if of in turn]
 
 
-def lone_cpu(data: Data, peer: str) -> list[float]:
-    """CPU milliseconds a task at the steady rate of lone publishes, without reading results."""
-    found = [turn["rate"] for turn in turns(data, peer) if "rate" in turn]
-    return [sum(at["cpu"].values()) / at["begun"] * 1000 for at in found]
+def lone_cpu(data: Data, peer: str) -> dict[str, list[float]]:
+    """CPU milliseconds a task at the steady rate of lone publishes, without reading results; as above."""
+    rates = [turn["rate"] for turn in turns(data, peer) if "rate" in turn]
+    return _by_role([(at["cpu"], at["begun"] / 1000) for at in rates])
+
+
+def _by_role(costs: Sequence[tuple[dict[str, float], float]]) -> dict[str, list[float]]:
+    """CPU seconds of each role, and of all, divided by what they were spent on."""
+    found: dict[str, list[float]] = {}
+    for cpu, on in costs:
+        for role, seconds in {**cpu, "all": sum(cpu.values())}.items():
+            found.setdefault(role, []).append(seconds / on)
+    return found
 
 
 def memory(data: Data, peer: str, when: Literal["memory_idle", "memory_after"]) -> list[float]:

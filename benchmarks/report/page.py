@@ -52,9 +52,12 @@ def sections(data: Data) -> Iterator[str]:
         yield tables.end_to_end(data)
         yield f"### Latency\n\n{_plot('start')}"
         yield tables.idle(data)
+        if "anatomy" in data:
+            yield alone.anatomy(data)
         yield tables.loaded(data)
         yield f"### CPU\n\n{_plot('cpu')}"
         yield tables.cpu(data)
+        yield tables.lone_cpu(data)
         yield f"### Memory\n\n{tables.memory(data)}"
     if "memory" in data:
         yield alone.memory(data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from benchmarks.peers import PEERS
@@ -54,16 +54,25 @@ def loaded(data: Data) -> str:
 
 
 NONE = "–"
-ROLES = ("all", "publisher", "manager", "worker", "postgres", "rabbitmq", "redis")
+ROLES = ("publisher", "manager", "worker", "postgres", "rabbitmq", "redis")
 
 
 def cpu(data: Data) -> str:
+    return _by_role(data, "CPU s per 1,000 tasks, results read", figures.cpu_per_1000)
+
+
+def lone_cpu(data: Data) -> str:
+    return _by_role(data, "CPU ms a lone task at 200/s", figures.lone_cpu)
+
+
+def _by_role(data: Data, unit: str, of: Callable[[Data, str], dict[str, list[float]]]) -> str:
+    """Medians of each role, which need not add up to that of all."""
     rows = []
     for peer in figures.peers(data):
-        by_role = figures.cpu_per_1000(data, peer)
-        row = [_median(by_role.get(role, [])) for role in ROLES]
-        rows.append([title(peer), _spread(by_role["all"]), *row[1:], _spread(figures.lone_cpu(data, peer))])
-    return table(["CPU s per 1,000 tasks", *ROLES, "CPU ms a lone task at 200/s"], rows)
+        by_role = of(data, peer)
+        if by_role:
+            rows.append([title(peer), _spread(by_role["all"]), *(_median(by_role.get(role, [])) for role in ROLES)])
+    return table([unit, "all", *ROLES], rows)
 
 
 BACKLOG: tuple[Literal["singly", "in_bulk", "start", "drain"], ...] = ("singly", "in_bulk", "start", "drain")

@@ -64,7 +64,7 @@ def _latency(data: Data) -> Iterator[Target]:
 
 
 def _cpu(data: Data) -> Iterator[Target]:
-    lone = [figures.lone_cpu(data, peer) for peer in (CELERY, OURS)]
+    lone = [figures.lone_cpu(data, peer).get("all", []) for peer in (CELERY, OURS)]
     yield from _times("CPU of a lone task at 200/s, less", PEERS[CELERY].title, 2, *lone)
     bulk = [figures.cpu_per_1000(data, peer).get("all", []) for peer in (CELERY, OURS)]
     yield from _times("CPU of 1,000 tasks, less", PEERS[CELERY].title, 20, *bulk)

@@ -60,8 +60,8 @@ def test_targets_tell_what_was_measured_and_whether_that_is_enough() -> None:
 
 def test_page_shows_every_product_that_was_measured_and_every_failure() -> None:
     text = "\n".join(page.sections(DATA))
-    assert "| **TacoQ** | 10,000 (10,000–10,000) |" in text
-    assert "| Celery, results in Postgres | 200 (200–200) |" in text
+    assert "| **TacoQ** | 10,000 |" in text
+    assert "| Celery, results in Postgres | 200 |" in text
     assert "- PgQueuer, round 0: pgqueuer does not answer" in text
 
 
