@@ -19,9 +19,10 @@ from tacoq_manager.store import schedules as store
 from tacoq_manager.store.engine import Database
 from tacoq_protocol.cron import Cron, cron_problem, fire_times, timezone_problem
 from tacoq_protocol.errors import InvalidSchedule, ScheduleConflict, ScheduleNotFound
-from tacoq_protocol.http import MAX_PAYLOAD_BYTES, Accepted, NewSchedule, NewTask, ScheduleView
+from tacoq_protocol.http import MAX_PAYLOAD_BYTES, Accepted, NewTask
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import Register
+from tacoq_protocol.schedules import NewSchedule, ScheduleView
 
 log = logging.getLogger("tacoq.schedules")
 

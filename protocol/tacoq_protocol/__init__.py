@@ -1,4 +1,4 @@
 """What application, manager and worker share: words, states, models, wire messages, topology and the broker port.
 
-Reading order: states, errors, ids, durations, http, calls, messages, codec, topology, broker, brokers/.
+Reading order: states, errors, ids, durations, http, schedules, calls, messages, codec, topology, broker, brokers/.
 """

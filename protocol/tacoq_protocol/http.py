@@ -14,7 +14,6 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from pydantic import BaseModel, ConfigDict, Field
 
-from tacoq_protocol.cron import MissedPolicy
 from tacoq_protocol.limits import KindLimits, QueueLimits
 from tacoq_protocol.states import TaskState
 
@@ -31,8 +30,6 @@ FAIRNESS_KEY_PATTERN = r"^[^\x00-\x1f]{0,200}$(?!\n)"
 IDEMPOTENCY_KEY_PATTERN = r"^[^\x00-\x1f]{1,255}$(?!\n)"
 IDEMPOTENCY_WINDOW_SECONDS = 24 * 3600.0  # unless the publisher gives another
 MAX_UNIQUE_FIELDS = 20
-
-SCHEDULE_PATTERN = KIND_PATTERN  # a schedule that came from code has the name of its kind
 
 KindName = Annotated[str, Meta(pattern=KIND_PATTERN)]
 QueueName = Annotated[str, Meta(pattern=QUEUE_PATTERN)]
@@ -212,53 +209,6 @@ class UnknownTask(Struct):
 
     id: UUID
     unknown: bool = True
-
-
-class NewSchedule(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
-    """Body of `PUT /v1/schedules/{name}`: a task of `kind` at each fire time of `cron` in `timezone`.
-
-    `missed` says what becomes of fire times more than a minute past. `expires_in` counts from when the task is made;
-    the other fields are those of a task.
-    """
-
-    kind: KindName
-    cron: str
-    timezone: str = "UTC"
-    missed: MissedPolicy = MissedPolicy.RUN_ONCE
-    payload: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
-    queue: QueueName | None = None
-    priority: Annotated[int, Meta(ge=0, le=9)] = 0
-    expires_in: Annotated[float, Meta(gt=0, le=10 * 366 * 86400)] | None = None
-
-
-class ScheduleView(Struct, omit_defaults=True, kw_only=True):
-    """A schedule. `source`: api, or code, whose workers declare it; `retired_at`: they are there and do not any more.
-
-    `next_fire_at` is not there while it is paused or retired. `last_task` is of `last_fire_at`.
-    """
-
-    name: str
-    source: str
-    kind: str
-    cron: str
-    timezone: str
-    missed: MissedPolicy
-    queue: str | None = None
-    priority: int = 0
-    expires_in: float | None = None
-    created_at: datetime
-    paused: bool = False
-    retired_at: datetime | None = None
-    next_fire_at: datetime | None = None
-    last_fire_at: datetime | None = None
-    last_task: UUID | None = None
-    payload: msgspec.Raw | UnsetType = UNSET
-
-
-class Schedules(Struct):
-    """All schedules, by name, without their payloads."""
-
-    schedules: list[ScheduleView]
 
 
 class View(BaseModel):

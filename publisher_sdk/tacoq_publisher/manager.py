@@ -38,9 +38,6 @@ from tacoq_protocol.http import (
     BulkRequest,
     Cancelled,
     DrainWorkers,
-    NewSchedule,
-    Schedules,
-    ScheduleView,
     TaskFilter,
     TaskPage,
     TaskView,
@@ -51,6 +48,7 @@ from tacoq_protocol.http import (
     WorkerDetail,
     Workers,
 )
+from tacoq_protocol.schedules import NewSchedule, Schedules, ScheduleView
 from tacoq_protocol.why import Why
 from tacoq_publisher.errors import describe, read_problem
 from tacoq_publisher.limiting import Limiting

@@ -14,9 +14,9 @@ from tacoq_manager import schedules
 from tacoq_manager.manager import Manager
 from tacoq_manager.upkeep.cron import CronStep
 from tacoq_protocol.cron import Cron
-from tacoq_protocol.http import NewSchedule
 from tacoq_protocol.ids import created_at
 from tacoq_protocol.messages import KindSpec, Register
+from tacoq_protocol.schedules import NewSchedule
 from tests.stages.floor import Floor
 
 NIGHTLY = Cron("0 3 * * *", "Europe/Lisbon")

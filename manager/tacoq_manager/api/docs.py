@@ -15,17 +15,15 @@ from tacoq_protocol.http import (
     BulkCount,
     BulkDone,
     BulkRequest,
-    NewSchedule,
     NewTask,
     NewTaskBatch,
     Problem,
-    Schedules,
-    ScheduleView,
     TaskPage,
     TaskView,
     UnknownTask,
     WaitRequest,
 )
+from tacoq_protocol.schedules import NewSchedule, Schedules, ScheduleView
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _MODELS: Final = (

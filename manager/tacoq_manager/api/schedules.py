@@ -16,7 +16,8 @@ from tacoq_manager.api.bodies import json_response, read
 from tacoq_manager.api.docs import answer, body_of
 from tacoq_manager.api.within import manager_of
 from tacoq_manager.store import schedules as store
-from tacoq_protocol.http import SCHEDULE_PATTERN, Accepted, NewSchedule, Schedules, ScheduleView
+from tacoq_protocol.http import Accepted
+from tacoq_protocol.schedules import SCHEDULE_PATTERN, NewSchedule, Schedules, ScheduleView
 
 _new_schedule: Final = msgspec.json.Decoder(NewSchedule)
 

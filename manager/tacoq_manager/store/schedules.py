@@ -29,7 +29,7 @@ from tacoq_manager.store.engine import Database, HotConnection
 from tacoq_manager.store.faults import database_faults
 from tacoq_manager.store.schema import schedules
 from tacoq_protocol.cron import Cron, MissedPolicy
-from tacoq_protocol.http import NewSchedule, ScheduleView
+from tacoq_protocol.schedules import NewSchedule, ScheduleView
 
 _DUE: Final = """
 SELECT name, source, kind, queue, cron, timezone, missed, payload, priority, expires_in, next_fire_at, now() AS now

@@ -16,7 +16,8 @@ import msgspec
 
 from tacoq_protocol.durations import in_words, parse_duration
 from tacoq_protocol.errors import ConfigurationError, InvalidTask
-from tacoq_protocol.http import SCHEDULE_PATTERN, TaskFilter, View
+from tacoq_protocol.http import TaskFilter, View
+from tacoq_protocol.schedules import SCHEDULE_PATTERN
 from tacoq_protocol.states import TaskState
 from tacoq_publisher.manager import Manager
 from tacoq_publisher.settings import load_settings

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from tacoq_protocol.cron import MissedPolicy
-from tacoq_protocol.http import NewSchedule, ScheduleView
+from tacoq_protocol.schedules import NewSchedule, ScheduleView
 from tacoq_publisher.cli import asking
 from tacoq_publisher.cli.asking import age, ask, manager_options, print_json, print_table
 from tacoq_publisher.manager import Manager
