@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from random import Random
 from time import monotonic
-from typing import Any
 from uuid import UUID, uuid4
 
 from tacoq_manager import schedules
 from tacoq_manager.accept import Accepter
+from tacoq_manager.aftermath import aftermath
 from tacoq_manager.aside import Aside
 from tacoq_manager.bulk import Bulk
 from tacoq_manager.cancel import REMIND_SECONDS, Canceller
@@ -41,37 +40,30 @@ from tacoq_manager.reroute import Rerouter
 from tacoq_manager.rescue import STEP_SECONDS as RESCUE_SECONDS
 from tacoq_manager.rescue import Rescuer
 from tacoq_manager.resubmit import resubmit
+from tacoq_manager.running import Running
 from tacoq_manager.runtimes import RunTimes
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.settings import Settings
 from tacoq_manager.settle import PREFETCH_MESSAGES, Settler
 from tacoq_manager.store import tasks as lookup
-from tacoq_manager.store.claim import Flow, Lane, Line
+from tacoq_manager.store.claim import Flow, Line
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.prompts import CHANNEL
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.unpublished import Unpublished
-from tacoq_manager.upkeep import partitions, prune
+from tacoq_manager.upkeep import deaf, partitions, prune, recount, unserved
 from tacoq_manager.upkeep.cron import CronStep
-from tacoq_manager.upkeep.deaf import STEP_SECONDS as DEAF_SECONDS
-from tacoq_manager.upkeep.deaf import Deafness
 from tacoq_manager.upkeep.expire import Expiry
 from tacoq_manager.upkeep.leader import Leader
 from tacoq_manager.upkeep.loops import Step, run_every
-from tacoq_manager.upkeep.partitions import STEP_SECONDS as PARTITIONS_SECONDS
-from tacoq_manager.upkeep.recount import STEP_SECONDS as RECOUNT_SECONDS
-from tacoq_manager.upkeep.recount import Recount
 from tacoq_manager.upkeep.schedule import Schedule
 from tacoq_manager.upkeep.timers import DueTimer
-from tacoq_manager.upkeep.unserved import STEP_SECONDS as UNSERVED_SECONDS
-from tacoq_manager.upkeep.unserved import Unserved
 from tacoq_manager.why import Explainer
 from tacoq_protocol.broker import Broker, Consumer, Declared, LinkState
 from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.http import Accepted
 from tacoq_protocol.messages import Fence
-from tacoq_protocol.states import TaskState
 
 log = logging.getLogger("tacoq.manager")
 
@@ -92,6 +84,8 @@ class Manager:
         self.in_flight = InFlight()
         self.credit = Credit(self.runtimes, self.in_flight)
         self.limits = Limits(self.in_flight, self.sessions.spec, monotonic)
+        self.running = Running()
+        self.broken = self.running.broken
         self._compose()
         self.metrics.watch(
             self.sessions,
@@ -99,9 +93,6 @@ class Manager:
             in_flight=lambda: self.in_flight.by_queue() if self.leader.leads else {},
             dead_letters=lambda: self.dead_letters.waiting if self.leader.epoch is not None else None,
         )
-        self.broken = asyncio.Event()
-        self._stages: list[asyncio.Task[None]] = []
-        self._errands: set[asyncio.Task[Any]] = set()
 
     def _compose(self) -> None:
         database, sessions, upkeep = self.database, self.sessions, self.database.upkeep
@@ -164,9 +155,9 @@ class Manager:
             on_lanes=self.dispatcher.note,
             on_due=lambda seconds: self.schedule.notice(seconds),
             on_deadline=lambda seconds: self.expiry.notice(seconds),
-            on_missed=lambda: self._errand(self._look_for_lanes()),
+            on_missed=lambda: self.running.errand(self._look_for_lanes()),
         )
-        self.rerouter = Rerouter(upkeep, sessions, on_lanes=self.prompter.lanes, begin=self._errand)
+        self.rerouter = Rerouter(upkeep, sessions, on_lanes=self.prompter.lanes, begin=self.running.errand)
         database.leader.listen(CHANNEL, self.prompter.hear)
         self.schedule = DueTimer("schedule", Schedule(upkeep, self.leader, self.prompter.lanes).step)
         self.expiry = DueTimer("expire", Expiry(upkeep, self.leader, self.settler).step)
@@ -220,11 +211,13 @@ class Manager:
             in_flight=self.in_flight,
             hold=self.dispatcher.hold,
         )
-        self.deafness = Deafness(
+        self.deafness = deaf.Deafness(
             self.broker, self.topology, sessions=sessions, presence=self.presence, in_flight=self.in_flight
         )
-        self.unserved = Unserved(upkeep, lanes, sessions)
-        self.recount = Recount(upkeep, self.in_flight, on_lanes=self.dispatcher.note, on_ended=self.dispatcher.ended)
+        self.unserved = unserved.Unserved(upkeep, lanes, sessions)
+        self.recount = recount.Recount(
+            upkeep, self.in_flight, on_lanes=self.dispatcher.note, on_ended=self.dispatcher.ended
+        )
         self.news = News(
             self.broker,
             self.topology,
@@ -233,7 +226,7 @@ class Manager:
             on_final=self.waiters.settled,
             on_ended=self._count,
             on_redelivered=self.rescuer.redelivered,
-            on_limits=lambda: self._errand(self._look_at_limits()),
+            on_limits=lambda: self.running.errand(self._look_at_limits()),
             on_outlasted=lambda flow, seconds: self.runtimes.outlasted(*flow, seconds),
         )
 
@@ -248,31 +241,29 @@ class Manager:
         await self.presence.start()
         await self.waiters.start()
         await self.news.start()
-        for loop in (*self.presence.loops, *self.waiters.loops, *self.news.loops):
-            loop.add_done_callback(self._ended)
+        self.running.watch((*self.presence.loops, *self.waiters.loops, *self.news.loops))
         self.outstanding.consuming = await self.broker.consume(
             Consumer(self.topology.reports_queue, self.settler.on_delivery, prefetch=PREFETCH_MESSAGES)
         )
-        self._begin("accept", self.accepter.run())
-        self._begin("settle", self.settler.run())
-        self._begin("dispatch", self.dispatcher.run())
-        self._begin("schedule", self.schedule.run())
-        self._begin("expire", self.expiry.run())
-        self._begin("cron", self.cron.run())
-        self._begin("prompts", self.prompter.run())
-        self._begin("leader", run_every(self.leader.pause, "leader", self.leader.step, wake=self.leader.vacant))
-        self._begin("recount", run_every(RECOUNT_SECONDS, "recount", self._while_leading(self.recount.step)))
-        self._begin("limits", run_every(PRUNE_SECONDS, "limits", self._while_leading(self.limiting.prune)))
-        self._begin("dead letters", run_every(RECOUNT_SECONDS, "dead letters", self._while_leading(self._dead_letters)))
-        self._begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self._remind)))
-        self._begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
-        self._begin("deaf", run_every(DEAF_SECONDS, "deaf", self._while_leading(self.deafness.step)))
-        self._begin(
-            "prune",
-            run_every(prune.STEP_SECONDS, "prune", self._while_leading(partial(prune.step, self.database.upkeep))),
-        )
-        self._begin("unserved", run_every(UNSERVED_SECONDS, "unserved", self._while_leading(self.unserved.step)))
-        self._begin("partitions", run_every(PARTITIONS_SECONDS, "partitions", self._while_leading(self._partitions)))
+        begin = self.running.begin
+        begin("accept", self.accepter.run())
+        begin("settle", self.settler.run())
+        begin("dispatch", self.dispatcher.run())
+        begin("schedule", self.schedule.run())
+        begin("expire", self.expiry.run())
+        begin("cron", self.cron.run())
+        begin("prompts", self.prompter.run())
+        begin("leader", run_every(self.leader.pause, "leader", self.leader.step, wake=self.leader.vacant))
+        begin("recount", run_every(recount.STEP_SECONDS, "recount", self._while_leading(self.recount.step)))
+        begin("limits", run_every(PRUNE_SECONDS, "limits", self._while_leading(self.limiting.prune)))
+        begin("dead letters", run_every(recount.STEP_SECONDS, "dead letters", self._while_leading(self._dead_letters)))
+        begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self._remind)))
+        begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
+        begin("deaf", run_every(deaf.STEP_SECONDS, "deaf", self._while_leading(self.deafness.step)))
+        pruning = partial(prune.step, self.database.upkeep)
+        begin("prune", run_every(prune.STEP_SECONDS, "prune", self._while_leading(pruning)))
+        begin("unserved", run_every(unserved.STEP_SECONDS, "unserved", self._while_leading(self.unserved.step)))
+        begin("partitions", run_every(partitions.STEP_SECONDS, "partitions", self._while_leading(self._partitions)))
 
     async def stop(self) -> None:
         """End the stages in the order of a task's life, so that what was taken in is finished. Idempotent."""
@@ -285,10 +276,7 @@ class Manager:
             with suppress(TimeoutError):
                 async with asyncio.timeout(5):
                     await self.settler.caught_up()
-        for stage in self._stages:
-            stage.cancel()
-        await asyncio.gather(*self._stages, *self._errands, return_exceptions=True)
-        self._stages.clear()
+        await self.running.stop()
         await self.leader.give_up()
         await self.outstanding.stop()
         await self.news.stop()
@@ -312,9 +300,8 @@ class Manager:
         return {queue: max(0, int(self.sessions.capacity(queue) - used(queue))) for queue in queues}
 
     async def _remind(self) -> int:
-        return (
-            await self.canceller.remind() if self.in_flight.total() else 0
-        )  # an idle manager asks nothing of Postgres
+        # An idle manager asks nothing of Postgres.
+        return await self.canceller.remind() if self.in_flight.total() else 0
 
     async def _dead_letters(self) -> int:
         return await self.dead_letters.count() if self.broker.state is not LinkState.CLOSED else 0
@@ -326,35 +313,23 @@ class Manager:
 
     def _settled(self, applied: Sequence[Applied]) -> None:
         self.metrics.applied(applied)
-        final: list[UUID] = []
-        lanes: set[Lane] = set()
-        ended: Counter[Line] = Counter()
-        chances = 0
         now = monotonic()
         for move in applied:
             transition = move.transition
-            if move.frees_slot:
-                chances += move.last_chance
-                ended[move.line] += 1
-            elif move.takes_slot:
-                ended[move.line] -= 1
-            if move.state.final:
-                final.append(transition.task_id)
-            elif move.state is TaskState.SCHEDULED:
-                self.prompter.due(transition.delay)
-            if TaskState.PENDING in (move.was, move.state):  # a claim that waited for it found less than there is
-                lanes.add(Lane(move.queue, move.kind, move.fairness_key, move.priority))
             if transition.move == "start":
                 self._goes_on(Flow(move.queue, move.kind), transition.seconds)
             elif transition.seconds is not None:
                 self.runtimes.add(move.queue, move.kind, transition.seconds)
                 self.credit.sample(transition.task_id, transition.release, transition.seconds, now)
-        self._count(ended)
-        self.waiters.settled(final)
-        self.news.tell(final, ended)
-        self.prompter.lanes(lanes)
-        if chances:  # those that it held up stand in lanes that claims found empty
-            self._errand(self._look_for_lanes())
+        after = aftermath(applied)
+        self._count(after.ended)
+        self.waiters.settled(after.final)
+        self.news.tell(after.final, after.ended)
+        self.prompter.lanes(after.lanes)
+        if after.due is not None:
+            self.prompter.due(after.due)
+        if after.frees_others:  # they stand in lanes that claims found empty
+            self.running.errand(self._look_for_lanes())
 
     def _goes_on(self, flow: Flow, seconds: float | None) -> None:
         if seconds is not None:
@@ -395,7 +370,7 @@ class Manager:
     def _tick(self, tick: Tick) -> None:
         self.dispatcher.wake()
         if tick.limits != self.limits.version:
-            self._errand(self._look_at_limits(tick.limits))
+            self.running.errand(self._look_at_limits(tick.limits))
         if tick.due is not None:
             self.schedule.notice(tick.due)
         if tick.expiry is not None:
@@ -410,7 +385,7 @@ class Manager:
     def _session_lost(self, session: UUID, queue: str, detail: str) -> None:
         self.dispatcher.wake()
         if self.leader.epoch is not None:
-            self._errand(self._free(session, queue, detail))
+            self.running.errand(self._free(session, queue, detail))
 
     async def _free(self, session: UUID, queue: str, detail: str) -> None:
         try:
@@ -423,19 +398,3 @@ class Manager:
             return await step() if self.leader.epoch is not None else 0
 
         return stepped
-
-    def _begin(self, name: str, stage: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(stage, name=f"tacoq {name}")
-        task.add_done_callback(self._ended)
-        self._stages.append(task)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """A stage runs for ever; one that ends is a broken promise, and `broken` lets the process end."""
-        if not task.cancelled():
-            log.error("a stage stopped", extra={"stage": task.get_name()}, exc_info=task.exception())
-            self.broken.set()
-
-    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._errands.add(task)
-        task.add_done_callback(self._errands.discard)

@@ -131,7 +131,7 @@ class World:
         await self.errands()
 
     async def errands(self) -> None:
-        while errands := [errand for manager in self.managers for errand in manager._errands]:
+        while errands := [errand for manager in self.managers for errand in manager.running.errands]:
             await asyncio.gather(*errands)
 
     async def rescue(self) -> None:

@@ -29,7 +29,7 @@ def without_queue(count: int) -> list[NewTask]:
 
 
 async def queues(floor: Floor) -> set[tuple[str, int]]:
-    await asyncio.gather(*floor.manager._errands)
+    await asyncio.gather(*floor.manager.running.errands)
     rows = await floor.connection.fetch("SELECT queue, count(*) FROM tasks GROUP BY queue")
     return {(row["queue"], row["count"]) for row in rows}
 

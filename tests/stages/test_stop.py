@@ -21,7 +21,7 @@ async def test_every_task_that_a_claim_under_way_takes_is_published_before_the_m
     floor.join("k")
     ids = await floor.accept(3)
     await lock.execute("SELECT FROM tasks FOR UPDATE")
-    floor.manager._begin("dispatch", floor.manager.dispatcher.run())
+    floor.manager.running.begin("dispatch", floor.manager.dispatcher.run())
 
     async def claiming() -> bool:
         found = await floor.connection.fetch(
@@ -61,7 +61,7 @@ async def test_what_a_claim_took_whose_answer_is_lost_is_given_back_by_the_stop(
     monkeypatch.setattr(store, "claim", answer_lost)
     floor.join("k")
     (task_id,) = await floor.accept()
-    floor.manager._begin("dispatch", floor.manager.dispatcher.run())
+    floor.manager.running.begin("dispatch", floor.manager.dispatcher.run())
     await committed.wait()
     stopping = asyncio.create_task(floor.manager.stop())
     await asyncio.wait([stopping], timeout=GLANCE)
