@@ -4,6 +4,6 @@
 
 Reading order: `peer` (what every product must be able to do here), `peers/` (each product in its documented production
 settings), `client` (the publisher's process, which runs the measures of `measures/`), `system` (one product at work,
-steered from outside), `accounts` (CPU and memory by process), `plan` (how much of everything), `rounds` and `alone`
-(which measurements are taken, and when), `report` (raw data in, docs/benchmarks.md out).
+steered from outside), `accounts` (CPU and memory by process), `plan` (how much of everything), `parts/` (which
+measurements are taken, in which order), `report/` (raw data in, docs/benchmarks.md out).
 """

@@ -1,6 +1,8 @@
 """The publisher's process: commands as lines of JSON in, what the measures found out. It starts the product's, too.
 
-python -m benchmarks.client tacoq-postgres
+    python -m benchmarks.client tacoq-postgres
+
+`system` runs it, with the interpreter of the environment that the product is installed in.
 """
 
 from __future__ import annotations

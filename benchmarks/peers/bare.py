@@ -1,6 +1,6 @@
 """What one writes by hand: an aio-pika consumer, prefetch 100, an INSERT (or SET) a message by a pool of 4, then ack.
 
-python -m benchmarks.peers.bare         is the worker
+`python -m benchmarks.peers.bare` is the worker.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PgQueuer with batches of 100; handlers put their results into a table, as the library keeps none.
 
-python -m benchmarks.peers.pgqueuer         is the worker: the library's `run`, of which `pgq run` is the command
+`python -m benchmarks.peers.pgqueuer` is the worker: the library's `run`, of which `pgq run` is the command.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Raw data in; the measured part of docs/benchmarks.md, between its markers, and its plots out.
 
-python -m benchmarks.report.page benchmarks/results/full.json
+    python -m benchmarks.report.page benchmarks/results/full.json
+
+writes the page anew without measuring.
 """
 
 from __future__ import annotations
