@@ -89,7 +89,7 @@ class Lanes:
         """Share out what `purse` has among the lanes whose turn it is, `most` tasks at once.
 
         A kind whose turn it is and that has no room now is waited for: what is small enough to find room all the time
-        would overtake it for ever.
+        would overtake it for ever. So is one that has room for no more of a higher priority.
         """
         takes: list[Take] = []
         levels = self._queues.get(queue, {})
@@ -110,6 +110,8 @@ class Lanes:
                     rings[kind] = rings.pop(kind)  # from now on the last
             if kinds and kinds[0] in rings:
                 rings[kinds[0]] = rings.pop(kinds[0])  # all had their turn: another one begins
+            if any(purse.room(kind) == 0 for kind in kinds):
+                break
         return takes
 
     def drained(self, lane: Lane, mark: int) -> None:

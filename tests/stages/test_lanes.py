@@ -72,6 +72,16 @@ class Purse:
             self.keys[key] -= count
 
 
+class Parts(Purse):
+    """Slots, of which a task of kind "large" takes one and any other a tenth of one."""
+
+    def room(self, kind: str) -> int | None:
+        return self.left // 10 if kind == "large" else self.left
+
+    def spend(self, kind: str, key: str, count: int) -> None:
+        self.left -= 10 * count if kind == "large" else count
+
+
 class Clock:
     """Seconds, as the test says."""
 
@@ -92,6 +102,17 @@ def keyed(key: str, *, kind: str = "a", priority: int = 0) -> Lane:
 
 def shares(takes: list[Take]) -> dict[str, int]:
     return {take.lane.fairness_key: take.most for take in takes}
+
+
+def test_rest_of_a_slot_is_not_for_a_lower_priority_while_a_higher_one_has_no_room() -> None:
+    """It could wait for that rest as well; nothing of a lower priority is released before it."""
+    lanes = make_lanes()
+    urgent, small = keyed("", kind="large", priority=9), keyed("", kind="small")
+    lanes.note([urgent, small])
+    assert lanes.turn("q", Parts(15), 100) == [Take(urgent, 1)]
+    assert lanes.turn("q", Parts(9), 100) == []
+    lanes.drained(urgent, lanes.mark(urgent))
+    assert lanes.turn("q", Parts(9), 100) == [Take(small, 9)]
 
 
 def test_drained_lane_is_forgotten() -> None:
