@@ -53,6 +53,17 @@ async def test_what_was_given_before_has_arrived(world: World) -> None:
     assert began <= since <= time.monotonic()
 
 
+async def test_to_ask_what_has_arrived_leaves_the_prefetch_as_it_is(world: World) -> None:
+    broker, inbox = await world.open(), Inbox()
+    consuming = await broker.consume(inbox.consumer(world.topology.reports_queue, prefetch=2))
+    await report(world, broker, 5)
+    first, _ = await inbox.holds(2)
+    await consuming.arrived()
+    first.ack()
+    await inbox.holds(3)
+    assert await counts(world, broker) == (2, 1)
+
+
 async def test_consumer_that_was_stopped_counts_while_it_has_messages(world: World) -> None:
     broker, inbox = await world.open(), Inbox()
     consuming = await broker.consume(inbox.consumer(world.topology.reports_queue, prefetch=1))
