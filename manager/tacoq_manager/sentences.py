@@ -37,6 +37,7 @@ class Found:
     brake: Brake | None = None
     link: LinkState | None = None
     live: int = 0  # sessions of the queue
+    known: Sequence[str] = ()  # kinds that they know
     elsewhere: Sequence[str] = ()  # other queues whose workers know the kind
     just_listens: bool = False  # live sessions may not have been heard yet
     lost: bool = False  # the session is
@@ -129,10 +130,11 @@ def _of_workers(task: TaskView, found: Found) -> str:
         start = f"start one of a Worker(queue={task.queue!r}) that knows kind {task.kind!r}"
         note = "; this manager began to listen for workers a moment ago" if found.just_listens else ""
         return f"no live worker serves {queue}: {start}{elsewhere}{note}"
-    lacking = f"{len(found.sessions)} of the {found.live} live workers of {queue} do not know kind {task.kind!r}"
-    if len(found.sessions) == found.live:
-        lacking = f"no live worker of {queue} knows kind {task.kind!r}"
-    return f"{lacking}: restart {_named(found.sessions)} with code that has it, or drain them{elsewhere}"
+    if len(found.sessions) < found.live:
+        lacking = f"{len(found.sessions)} of the {found.live} live workers of {queue} do not know kind {task.kind!r}"
+        return f"{lacking}: restart {_named(found.sessions)} with code that has it, or drain them"
+    known = ", ".join(map(repr, found.known[:MOST_NAMED])) + (", …" if len(found.known) > MOST_NAMED else "")
+    return f"no live worker of {queue} knows kind {task.kind!r}, but {known}: start one whose code has it{elsewhere}"
 
 
 def _of_limit(task: TaskView, found: Found, brake: Brake, now: datetime) -> str:

@@ -120,7 +120,13 @@ class Explainer:
             return Found(reason=Reason.DRAINING, sessions=[state.session for state in live])
         if lacking := self._sessions.lacking(queue, kind):
             elsewhere = self._served_elsewhere(queue, kind)
-            return Found(reason=Reason.UNKNOWN_KIND, sessions=list(lacking), elsewhere=elsewhere, live=len(live))
+            return Found(
+                reason=Reason.UNKNOWN_KIND,
+                sessions=lacking,
+                live=sum(not state.draining for state in live),
+                known=sorted(self._sessions.kinds_of(queue)),
+                elsewhere=elsewhere,
+            )
         if brake is not None and brake.limit is Limit.HELD_BACK:
             return _braked(facts, brake)
         if facts.crashes >= claim.LAST_CHANCE:

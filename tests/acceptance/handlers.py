@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from tacoq_worker import Backoff, Cancel, Context, Fail, Retry, Snooze, Worker
+from tacoq_worker import Backoff, Cancel, Context, Fail, RateLimited, Retry, Snooze, Worker
 
 worker = Worker(queue="default", concurrency=20, labels={"region": "nowhere", "team": "tacos"})
 processes = Worker(queue="processes", concurrency=2, executor="process")
@@ -88,6 +88,11 @@ async def fails_until(ctx: Context, attempt: int) -> int:
 @worker.task(max_attempts=2, backoff=Backoff("1h"))
 async def fails(reason: str) -> None:
     raise ValueError(reason)
+
+
+@worker.task
+async def is_limited() -> None:
+    raise RateLimited("1h")
 
 
 @worker.task

@@ -110,6 +110,19 @@ async def test_task_of_a_queue_that_is_paused_or_limited(url: str) -> None:
         await limited.result(30)
 
 
+async def test_task_of_a_kind_whose_handler_was_rate_limited(url: str) -> None:
+    async with Publisher(url) as tacoq:
+        first = await tacoq.publish(h.is_limited.task())
+        await becomes(first, Reason.SNOOZED)
+        second = await tacoq.publish(h.is_limited.task())
+        why = await becomes(second, Reason.HELD_BACK)
+        assert why.limit_of == "kind"
+        assert "kind 'is_limited' is held back until" in why.sentence
+        for handle in (first, second):
+            await handle.cancel()
+        await tells("kinds", "resume", "is_limited", url=url)
+
+
 async def test_task_that_ended_and_one_that_is_tried_again(url: str) -> None:
     async with Publisher(url) as tacoq:
         done = await tacoq.publish(h.add.task(2, 3))

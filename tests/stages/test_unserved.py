@@ -44,7 +44,7 @@ async def test_kind_that_nobody_knows_is_told_once(
     await floor.accept(kind="add")
     assert [await clock.after(seconds) for seconds in (0, 4, 2, 60)] == [0, 0, 1, 0]
     fields = told(caplog)
-    assert fields["msg"] == "tasks wait for a kind that no live worker of their queue knows"
+    assert fields["msg"] == "tasks wait for a kind that no live worker of their queue knows: start one that does"
     assert (fields["queue"], fields["kind"], fields["known"]) == ("default", "ad", ["add", "bill"])
 
 

@@ -65,7 +65,10 @@ class Unserved:
             log.warning("tasks wait for a queue whose workers are all drained: let them go on", extra=about)
         elif kind.name not in self._sessions.kinds_of(kind.queue):
             about["known"] = sorted(self._sessions.kinds_of(kind.queue))
-            log.warning("tasks wait for a kind that no live worker of their queue knows", extra=about)
+            log.warning(
+                "tasks wait for a kind that no live worker of their queue knows: start one that does",
+                extra=about,
+            )
         else:
             about["sessions"] = [str(session) for session in lacking]
             log.warning("tasks wait for a kind that some live workers do not know: restart or drain these", extra=about)
