@@ -114,6 +114,10 @@ class Dispatcher:
         """True while nothing of `queue` is claimed, by a `hold`."""
         return queue in self._held
 
+    def refused(self, queue: str) -> bool:
+        """True when the broker did not take what was last released to `queue`."""
+        return queue in self._failed
+
     def is_open(self, queue: str) -> bool:
         """True when what is released to `queue` now is likely to be published at once."""
         return (

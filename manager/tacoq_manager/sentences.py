@@ -36,6 +36,7 @@ class Found:
     more: bool = False
     brake: Brake | None = None
     link: LinkState | None = None
+    leads: bool = True  # the manager that was asked
     live: int = 0  # sessions of the queue
     known: Sequence[str] = ()  # kinds that they know
     elsewhere: Sequence[str] = ()  # other queues whose workers know the kind
@@ -85,9 +86,7 @@ def sentence(task: TaskView, found: Found, now: datetime) -> str:
                 "if this stays, see the managers' logs"
             )
         case Reason.BROKER_AWAY:
-            trouble = "takes nothing (it is short of memory or disk)"
-            trouble = trouble if found.link is LinkState.BLOCKED else "cannot be reached"
-            return f"RabbitMQ {trouble}, so nothing is released: see that it runs, and TACOQ_BROKER_URL"
+            return _of_broker(task, found)
         case Reason.PAUSED | Reason.HELD_BACK | Reason.AT_LIMIT | Reason.AT_RATE:
             assert found.brake is not None, "a limit has its brake"
             return _of_limit(task, found, found.brake, now)
@@ -117,6 +116,18 @@ def sentence(task: TaskView, found: Found, now: datetime) -> str:
             assert_never(found.reason)
 
 
+def _of_broker(task: TaskView, found: Found) -> str:
+    advice = "see that it runs, and TACOQ_BROKER_URL"
+    if found.link is LinkState.OPEN:
+        return f"RabbitMQ did not take what was last released to queue {task.queue!r}; it is tried again: {advice}"
+    trouble = (
+        "takes nothing, for it is short of memory or disk" if found.link is LinkState.BLOCKED else "is not reached"
+    )
+    if not found.leads:
+        return f"RabbitMQ {trouble} by this manager, which does not lead and so cannot tell more: {advice}"
+    return f"RabbitMQ {trouble}, so nothing is released: {advice}"
+
+
 def _of_workers(task: TaskView, found: Found) -> str:
     queue = f"queue {task.queue!r}"
     if found.reason is Reason.DRAINING:
@@ -134,7 +145,8 @@ def _of_workers(task: TaskView, found: Found) -> str:
         lacking = f"{len(found.sessions)} of the {found.live} live workers of {queue} do not know kind {task.kind!r}"
         return f"{lacking}: restart {_named(found.sessions)} with code that has it, or drain them"
     known = ", ".join(map(repr, found.known[:MOST_NAMED])) + (", …" if len(found.known) > MOST_NAMED else "")
-    return f"no live worker of {queue} knows kind {task.kind!r}, but {known}: start one whose code has it{elsewhere}"
+    known = f", but {known}" if known else ""
+    return f"no live worker of {queue} knows kind {task.kind!r}{known}: start one whose code has it{elsewhere}"
 
 
 def _of_limit(task: TaskView, found: Found, brake: Brake, now: datetime) -> str:

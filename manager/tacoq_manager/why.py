@@ -107,8 +107,9 @@ class Explainer:
         queue, kind = facts.task.queue, facts.task.kind
         if facts.leader is None:
             return Found(reason=Reason.NO_LEADER)
-        if self._broker.state is not LinkState.OPEN:
-            return Found(reason=Reason.BROKER_AWAY, link=self._broker.state)
+        if self._broker.state is not LinkState.OPEN or self._dispatcher.refused(queue):
+            leads = self._leader.epoch is not None
+            return Found(reason=Reason.BROKER_AWAY, link=self._broker.state, leads=leads)
         deciding = await self._deciding()
         brake = deciding.limits.tightest(_line(facts.task))
         if brake is not None and brake.limit is Limit.PAUSED:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
@@ -17,6 +18,7 @@ from tacoq_manager.store.limits import Hold
 from tacoq_manager.transitions import MAX_CRASHES, expire
 from tacoq_protocol.broker import LinkState
 from tacoq_protocol.cli import tacoq
+from tacoq_protocol.errors import PublishUnconfirmed
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.limits import QueueLimits
@@ -101,7 +103,24 @@ async def test_task_while_the_broker_is_away(either_floor: Floor, ask: Ask) -> N
     await eventually(lambda: either_floor.manager.broker.state is not LinkState.OPEN)
     why = await ask(task_id)
     assert why.reason is Reason.BROKER_AWAY
+    assert "RabbitMQ is not reached, so nothing is released" in why.sentence
     assert "TACOQ_BROKER_URL" in why.sentence
+
+
+async def test_task_that_the_broker_does_not_take(
+    either_floor: Floor, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise PublishUnconfirmed("not confirmed")
+
+    either_floor.join("k")
+    (task_id,) = await either_floor.accept()
+    monkeypatch.setattr(either_floor.manager.broker, "publish", refuse)
+    with pytest.raises(PublishUnconfirmed):
+        await either_floor.manager.dispatcher.step()
+    why = await ask(task_id)
+    assert why.reason is Reason.BROKER_AWAY
+    assert "RabbitMQ did not take what was last released to queue 'default'" in why.sentence
 
 
 async def test_task_of_a_queue_that_nobody_serves(either_floor: Floor, ask: Ask) -> None:
