@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, assert_never
 from uuid import UUID
 
 from tacoq_protocol.http import ErrorInfo
@@ -177,15 +177,6 @@ def run_out(report: Expired, session: UUID) -> Transition:
     )
 
 
-_RETURNED: Final = {
-    ReturnReason.SHUTDOWN: "its worker was stopped",
-    ReturnReason.DRAINING: "its worker was drained",
-    ReturnReason.REDELIVERED: "the broker gave it a second time",
-    ReturnReason.UNKNOWN_KIND: "its worker does not know the kind",
-    ReturnReason.SLOW: "it stood behind a long run",
-}
-
-
 def hand_back(report: Returned, session: UUID) -> Transition:
     """The worker will not run it (any reason but a redelivery, which says nothing about the run)."""
     return Transition(
@@ -197,8 +188,26 @@ def hand_back(report: Returned, session: UUID) -> Transition:
         closes=True,
         session=session,
         outcome="returned",
-        error=ErrorInfo("Returned", _RETURNED[report.reason]),
+        error=ErrorInfo("Returned", _why_returned(report.reason)),
     )
+
+
+def _why_returned(reason: ReturnReason) -> str:
+    match reason:
+        case ReturnReason.SHUTDOWN:
+            return "its worker was stopped"
+        case ReturnReason.DRAINING:
+            return "its worker was drained"
+        case ReturnReason.REDELIVERED:
+            return "the broker gave it a second time"
+        case ReturnReason.UNKNOWN_KIND:
+            return "its worker does not know the kind"
+        case ReturnReason.SLOW:
+            return "it stood behind a long run"
+        case ReturnReason.SILENT:
+            return "its worker may have been taken for lost"
+        case _:
+            assert_never(reason)
 
 
 def give_back(fence: Fence) -> Transition:

@@ -72,6 +72,14 @@ async def test_reports_of_one_message_are_settled_together_and_acked(released: F
     assert not await unacked(released)
 
 
+@pytest.mark.parametrize("reason", sorted({*ReturnReason} - {ReturnReason.REDELIVERED}))
+async def test_release_that_was_started_and_is_returned_is_pending_again(released: Floor, reason: ReturnReason) -> None:
+    one = released.releases[0]
+    await released.report(Started(one.task_id, 1, NOW))
+    await released.report(Returned(one.task_id, 1, reason))
+    assert await released.state(one.task_id) == "pending"
+
+
 async def test_second_report_of_a_release_is_stale_in_the_same_message_too(released: Floor) -> None:
     one = released.releases[0]
     await released.report(
