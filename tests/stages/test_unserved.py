@@ -87,6 +87,8 @@ async def test_nothing_is_told_of_what_does_not_wait_any_more(floor: Floor, cloc
     (task_id,) = await floor.accept()
     await floor.manager.canceller.cancel(task_id)
     assert [await clock.after(seconds) for seconds in (0, 6)] == [0, 0]
+    await floor.accept()
+    assert [await clock.after(seconds) for seconds in (1, 5)] == [0, 1], "Postgres is not asked every second"
 
 
 async def test_nothing_is_told_while_workers_may_not_have_been_heard(floor: Floor, clock: Clock) -> None:

@@ -64,9 +64,7 @@ def _events(
     for row in ended:
         events += _until_started(since, row["due_at"], row["queued_at"], row["started_at"], _of(row))
         if (row["release"], row["outcome"]) != (task.release, task.state):  # that end is the task's own
-            events.append(
-                TimelineEvent(at=row["ended_at"], event=row["outcome"], detail=_detail(row["error"]), **_of(row))
-            )
+            events.append(TimelineEvent(at=row["ended_at"], event=row["outcome"], detail=_detail(row), **_of(row)))
         since = row["ended_at"]
     if task.release not in {row["release"] for row in ended}:
         last = {"release": task.release, "session": task.session}
@@ -105,8 +103,8 @@ def _of(row: asyncpg.Record) -> dict[str, Any]:
     return {"release": row["release"], "session": row["session"]}
 
 
-def _detail(error: str | None) -> str | None:
-    if error is None:
+def _detail(row: asyncpg.Record) -> str | None:
+    if row["error"] is None:
         return None
-    info = _error(error)
-    return info.message if info.type == "Returned" else f"{info.type}: {info.message}"
+    error = _error(row["error"])
+    return error.message if row["outcome"] == "returned" else f"{error.type}: {error.message}"

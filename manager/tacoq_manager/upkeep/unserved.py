@@ -49,9 +49,11 @@ class Unserved:
         late = [kind for kind in unserved if now - max(self._since[kind], steady) >= PATIENCE_SECONDS]
         told = 0
         for kind in sorted({*late} - self._told):
-            if await store.waits(self._connection, *kind):  # a lane is noted until a claim finds it empty
+            if await store.waits(self._connection, *kind):
                 self._tell(kind)
                 told += 1
+            else:  # a lane is noted until a claim finds it empty, and of this kind there is no claim
+                self._since[kind] = now
         return told
 
     def _tell(self, kind: _Kind) -> None:
