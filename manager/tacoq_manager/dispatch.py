@@ -35,7 +35,7 @@ log = logging.getLogger("tacoq.dispatch")
 CLAIM_TASKS = 1_000  # at once; more wait for the next round
 FINISH_SECONDS = PUBLISH_SECONDS + 2.0  # what is not confirmed by then has been given back
 RETRY_SECONDS = 0.2
-CLOCK_STEP = 0.001  # a timer may come a little early
+GATHER_SECONDS = 0.01  # tokens that come one by one go together
 
 
 class Dispatcher:
@@ -187,7 +187,7 @@ class Dispatcher:
             self._timer = None
         moments = [each for each in (self._opens_in, self._lanes.opens_in()) if each is not None]
         if moments:
-            self._timer = asyncio.get_running_loop().call_later(min(moments) + CLOCK_STEP, self.wake)
+            self._timer = asyncio.get_running_loop().call_later(max(min(moments), GATHER_SECONDS), self.wake)
 
     async def _dispatch_or_put_last(self, queue: str, epoch: int) -> int:
         try:

@@ -5,6 +5,7 @@ Each limit is a brake. One list of them answers both questions: how many may go,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,9 +17,11 @@ from tacoq_manager.inflight import InFlight
 from tacoq_manager.store.claim import Flow, Line
 from tacoq_manager.store.draw import Rated
 from tacoq_manager.store.limits import Held, Loaded, QueueRow
-from tacoq_protocol.limits import KindLimits
+from tacoq_protocol.limits import MOST_CONCURRENCY, KindLimits
 from tacoq_protocol.messages import KindSpec
 from tacoq_protocol.rates import Rate, parse_rate
+
+log = logging.getLogger("tacoq.limits")
 
 ENDLESS: Final = 1 << 30  # more than any claim takes
 
@@ -215,17 +218,21 @@ class Limits:
 
 
 def caps(code: KindSpec | None, override: KindLimits | None) -> Caps:
-    """Return what holds for a kind. A rate of its code that nobody can read is none."""
-    if code is None:
-        code = KindSpec("")
-    if override is None:
-        return Caps(code.concurrency, _read(code.rate), code.max_per_key, _read(code.rate_per_key))
+    """Return what holds for a kind. What its code says and nobody can make sense of limits nothing."""
+    code, override = code or KindSpec(""), override or KindLimits()
     return Caps(
-        override.concurrency or code.concurrency,
+        override.concurrency or _count(code.concurrency, code.name),
         _read(override.rate or code.rate),
-        override.max_per_key or code.max_per_key,
+        override.max_per_key or _count(code.max_per_key, code.name),
         _read(override.rate_per_key or code.rate_per_key),
     )
+
+
+def _count(count: int | None, kind: str) -> int | None:
+    if count is None or 1 <= count <= MOST_CONCURRENCY:
+        return count
+    log.warning("a limit that is none is left out", extra={"kind": kind, "limit": count})
+    return None
 
 
 @lru_cache(maxsize=1_000)
@@ -233,6 +240,7 @@ def _read(rate: str | None) -> Rate | None:
     try:
         return None if rate is None else parse_rate(rate)
     except ValueError:
+        log.warning("a rate that is none is left out", extra={"rate": rate})
         return None
 
 

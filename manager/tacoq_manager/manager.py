@@ -294,10 +294,9 @@ class Manager:
         return await schedules.run(self.database, self.accepter, name)
 
     def credit_left(self) -> dict[str, int]:
-        """How many tasks the live workers of each queue can take now."""
-        queues = self.sessions.queues()
-        used = self.credit.used if self.leader.leads else lambda _: 0.0  # only the leader knows
-        return {queue: max(0, int(self.sessions.capacity(queue) - used(queue))) for queue in queues}
+        """How many tasks the live workers of each queue can take now. Only the leader knows."""
+        queues = self.sessions.queues() if self.leader.leads else ()
+        return {queue: max(0, int(self.sessions.capacity(queue) - self.credit.used(queue))) for queue in queues}
 
     async def _remind(self) -> int:
         # An idle manager asks nothing of Postgres.

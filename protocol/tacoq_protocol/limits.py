@@ -17,12 +17,9 @@ Weight = Annotated[int, Field(strict=True, ge=1, le=1_000)]
 
 
 class QueueLimits(BaseModel):
-    """Body of `PUT /v1/queues/{name}/limits`: all that is to hold for the queue; what is left out or null does not.
+    """Limits of a queue. A fairness key of weight 3 is served three tasks where others, of weight 1, are served one."""
 
-    A fairness key of weight 3 is served three tasks where others, of weight 1, are served one.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)  # a newer manager may say more, here and in the database
 
     concurrency: Concurrency | None = Field(None, description="Tasks released at once")
     rate: RateText | None = Field(None, description='Releases, as in "100/s"')
@@ -32,7 +29,7 @@ class QueueLimits(BaseModel):
 class KindLimits(BaseModel):
     """Limits of a kind. What is None is not limited; in an override it is as the code says."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     concurrency: Concurrency | None = Field(None, description="Tasks released at once")
     rate: RateText | None = Field(None, description='Releases, as in "100/s"')
@@ -40,10 +37,18 @@ class KindLimits(BaseModel):
     rate_per_key: RateText | None = Field(None, description="Releases of one fairness key")
 
 
+class SetQueueLimits(QueueLimits):
+    """Body of `PUT /v1/queues/{name}/limits`: all that is to hold for the queue; what is left out or null does not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class SetKindLimits(KindLimits):
     """Body of `PUT /v1/kinds/{name}/limits`: they go before those of the code; what is left out or null is the code's.
 
     `queue` is needed when several know the kind.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     queue: str | None = None

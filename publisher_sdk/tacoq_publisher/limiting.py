@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from tacoq_protocol.errors import KindNotFound
 from tacoq_protocol.http import Kinds, KindView, Queues, QueueView
-from tacoq_protocol.limits import QueueLimits, SetKindLimits
+from tacoq_protocol.limits import SetKindLimits, SetQueueLimits
 from tacoq_publisher.endpoints import Endpoints, V
 from tacoq_publisher.errors import describe, read_problem
 
@@ -33,7 +33,7 @@ class Limiting(Endpoints):
         """Release tasks of a queue again."""
         return await self._set(QueueView, "POST", "/queues", name, "resume")
 
-    async def limit_queue(self, name: str, limits: QueueLimits) -> QueueView:
+    async def limit_queue(self, name: str, limits: SetQueueLimits) -> QueueView:
         """Set all limits of a queue."""
         return await self._set(QueueView, "PUT", "/queues", name, "limits", limits)
 

@@ -48,15 +48,22 @@ async def fleet(_fleet: tuple[str, str]) -> AsyncIterator[str]:
     """The URL of a manager with two workers; when the test ends nothing that it set is left."""
     where, given = _fleet
     if where == "rabbitmq":
+        await eventually(lambda: knows_kinds(given))
         yield given
     else:
         async with Stack([h.worker, h.worker], Settings(database_url=given, port=0), grace=1.0) as stack:
+            await eventually(lambda: knows_kinds(stack.url))
             yield stack.url
     if where == "rabbitmq":
         await ask(given, "PUT", f"/v1/queues/{h.QUEUE}/limits", {})
         await ask(given, "POST", f"/v1/queues/{h.QUEUE}/resume")
         for kind in (await ask(given, "GET", "/v1/kinds"))["kinds"]:
             await ask(given, "PUT", f"/v1/kinds/{kind['name']}/limits", {})
+
+
+async def knows_kinds(url: str) -> bool:
+    """They are written behind the registration of the workers."""
+    return len((await ask(url, "GET", "/v1/kinds"))["kinds"]) == len(h.worker.registry)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -13,7 +14,7 @@ from tacoq_manager.manager import Manager
 from tacoq_manager.store import limits, registry
 from tacoq_manager.store import tasks as lookup
 from tacoq_protocol.http import QUEUE_PATTERN, Queues, QueueView
-from tacoq_protocol.limits import QueueLimits
+from tacoq_protocol.limits import SetQueueLimits
 from tacoq_protocol.states import TaskState
 
 router = APIRouter(prefix="/v1/queues", tags=["queues"])
@@ -51,7 +52,7 @@ async def resume(request: Request, name: Name) -> QueueView:
 
 
 @router.put("/{name}/limits")
-async def put_limits(request: Request, name: Name, new: QueueLimits) -> QueueView:
+async def put_limits(request: Request, name: Name, new: SetQueueLimits) -> QueueView:
     """Set all limits of a queue, and the weights of its fairness keys. A queue that nobody knows yet is made."""
     manager = manager_of(request)
     await manager.limiting.set_queue(name, new)
@@ -70,17 +71,25 @@ async def _views(manager: Manager) -> list[QueueView]:
     set_for = await limits.queue_rows(manager.database)
     credit = manager.credit_left()
     return [
-        QueueView(
-            name=name,
-            scheduled=counts.get(name, {}).get(TaskState.SCHEDULED, 0),
-            pending=counts.get(name, {}).get(TaskState.PENDING, 0),
-            queued=counts.get(name, {}).get(TaskState.QUEUED, 0),
-            running=counts.get(name, {}).get(TaskState.RUNNING, 0),
-            workers=len(manager.sessions.live(name)),
-            slots=manager.sessions.slots(name),
-            credit=credit.get(name, 0),
-            paused=set_for.get(name, limits.QueueRow()).paused,
-            limits=set_for.get(name, limits.QueueRow()).limits,
-        )
+        _queue(manager, name, counts.get(name, {}), set_for.get(name, limits.QueueRow()), credit.get(name))
         for name in sorted({*known, *counts, *manager.sessions.queues()})
     ]
+
+
+def _queue(
+    manager: Manager, name: str, counts: Mapping[TaskState, int], row: limits.QueueRow, credit: int | None
+) -> QueueView:
+    slots = manager.sessions.slots(name)
+    queued, running = counts.get(TaskState.QUEUED, 0), counts.get(TaskState.RUNNING, 0)
+    return QueueView(
+        name=name,
+        scheduled=counts.get(TaskState.SCHEDULED, 0),
+        pending=counts.get(TaskState.PENDING, 0),
+        queued=queued,
+        running=running,
+        workers=len(manager.sessions.live(name)),
+        slots=slots,
+        credit=max(0, slots - queued - running) if credit is None else credit,
+        paused=row.paused,
+        limits=row.limits,
+    )

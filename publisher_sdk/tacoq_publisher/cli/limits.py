@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from tacoq_protocol.errors import KindNotFound
 from tacoq_protocol.http import Kinds, KindView, Queues, QueueView
-from tacoq_protocol.limits import QueueLimits, SetKindLimits
+from tacoq_protocol.limits import QueueLimits, SetKindLimits, SetQueueLimits
 from tacoq_publisher.cli.asking import ask, manager_options, print_json, print_table
 from tacoq_publisher.manager import Manager
 
@@ -70,7 +70,7 @@ def limit_queue(
         views = {view.name: view.limits for view in (await manager.queues()).queues}
         old = views.get(name, QueueLimits()).model_dump()
         weights = {key: weight for key, weight in (old["weights"] | given_weights).items() if weight != 1}
-        return await manager.limit_queue(name, _read(QueueLimits, old | given | {"weights": weights}))
+        return await manager.limit_queue(name, _read(SetQueueLimits, old | given | {"weights": weights}))
 
     _show_queue(ask(url, change), as_json=as_json)
 
