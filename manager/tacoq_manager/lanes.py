@@ -110,7 +110,7 @@ class Lanes:
                     rings[kind] = rings.pop(kind)  # from now on the last
             if kinds and kinds[0] in rings:
                 rings[kinds[0]] = rings.pop(kinds[0])  # all had their turn: another one begins
-            if any(purse.room(kind) == 0 for kind in kinds):
+            if any(purse.room(kind) == 0 for kind in rings):
                 break
         return takes
 

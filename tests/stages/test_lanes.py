@@ -200,6 +200,13 @@ def test_key_at_its_limit_stands_aside_and_costs_later_turns_nothing() -> None:
     assert lanes.queues() == [], "nothing in it has a turn"
 
 
+def test_kind_whose_keys_all_stand_aside_holds_up_no_lower_priority() -> None:
+    lanes = make_lanes()
+    lanes.note([keyed("full", kind="l", priority=5), keyed("y", kind="s")])
+    purse = Purse(1, keys={"full": 0, "y": 1})
+    assert shares(lanes.turn("q", purse, 1000)) == {"y": 1}
+
+
 def test_key_that_stands_aside_comes_back_with_all_its_priorities_when_something_of_it_ends() -> None:
     lanes = make_lanes()
     lanes.note([keyed("x"), keyed("x", priority=5), keyed("y")])
