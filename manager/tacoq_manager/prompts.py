@@ -100,6 +100,8 @@ class Prompter:
             except DatabaseUnavailable as error:
                 log.info("prompts wait for Postgres", extra={"reason": str(error)})
                 await asyncio.sleep(RETRY_SECONDS)
+            except Exception:  # Postgres keeps what somebody has not heard, and takes no more one day
+                log.exception("prompts lost")
             await asyncio.sleep(GATHER_SECONDS)
 
     async def step(self) -> int:

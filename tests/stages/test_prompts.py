@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import msgspec
+import pytest
 import pytest_asyncio
 
 from tacoq_manager.manager import Manager
 from tacoq_manager.settings import Settings
+from tacoq_manager.store import prompts as store
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.leader import LEASE_SECONDS
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
@@ -100,6 +103,24 @@ async def test_prompts_are_kept_while_postgres_is_away(floor: Floor, other: Mana
     await floor.connection.execute("SELECT pg_terminate_backend($1)", pid)
     other.prompter.lanes([LANE])
     await eventually(lambda: known(floor) == ["default"], what="it was told in the end")
+    running.cancel()
+
+
+async def test_prompts_that_postgres_refuses_are_dropped_and_later_ones_go_out(
+    floor: Floor, other: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = store.send
+
+    async def refused(*_: object) -> None:
+        monkeypatch.setattr(store, "send", send)
+        raise asyncpg.ProgramLimitExceededError("too many notifications in the NOTIFY queue")
+
+    monkeypatch.setattr(store, "send", refused)
+    running = asyncio.create_task(other.prompter.run())
+    other.prompter.lanes([LANE])
+    await eventually(lambda: store.send is send, what="the first is refused")
+    other.prompter.lanes([LANE._replace(queue="later")])
+    await eventually(lambda: known(floor) == ["later"])
     running.cancel()
 
 
