@@ -249,7 +249,7 @@ class Dispatcher:
                 self._database.claim,
                 epoch=epoch,
                 holder=self._leader.holder,
-                limits=self._limits.version,
+                limits=purse.version,
                 queue=queue,
                 takes=takes,
                 rates=self._limits.rates({Flow(queue, take.lane.kind) for take in takes}),
@@ -265,7 +265,7 @@ class Dispatcher:
             self._lanes.open(line)  # it may have been set aside over what it did not need
         if batch.at is not None:
             self._unpublished.came_through(batch.at)
-        elif await self._limiting.outdated():
+        elif await self._limiting.outdated(purse.version):
             return []
         for take, mark in zip(takes, marks, strict=True):
             if taken[take.lane] < take.most and not batch.cut:

@@ -68,15 +68,15 @@ class Limiting:
         self._limits.buckets.load(await store.load_buckets(self._database.read))
         self._on_change()
 
-    async def outdated(self) -> bool:
-        """True when a claim that took nothing had been decided by older limits; they are the newest then.
+    async def outdated(self, version: int) -> bool:
+        """True when limits are not those of `version` any more, by which a claim took nothing; they are known then.
 
         Raises DatabaseUnavailable.
         """
-        if await store.version(self._database.read) == self._limits.version:
-            return False
-        await self._refresh()
-        return True
+        newest = await store.version(self._database.read)
+        if newest != self._limits.version:
+            await self._refresh()
+        return newest != version  # what is known may have become newer while the claim was under way
 
     async def heard(self, version: int | None = None) -> int:
         """Limits may have changed, to this version or another: learn them."""

@@ -29,6 +29,7 @@ class Purse:
         self._may_run = may_run
         self._free = slots - credit.used(queue)
         self._since = limits.in_flight.generation
+        self.version = limits.version  # of the limits that it is decided by
         self._rates: dict[Line, list[tuple[Of, Rate]]] = {}  # that what is asked for draws on
         self.asked: Counter[Line] = Counter()
         self.opens_in: float | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tacoq_manager.limits import Limit
+from tacoq_manager.store import claim as claims
 from tacoq_manager.store import limits as store
 from tacoq_manager.store.claim import Line
 from tacoq_manager.store.settle import apply
@@ -168,6 +169,38 @@ async def test_change_waits_for_the_claims_that_are_under_way(floor: Floor, lock
     assert not pausing.done()
     await lock.execute("COMMIT")
     await pausing
+
+
+async def test_change_that_is_learnt_while_a_claim_is_under_way_forgets_no_lane(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim takes nothing, and not because nothing is there."""
+    floor.join("k")
+    await floor.accept(3)
+    claim = claims.claim
+
+    async def overtaken(*arguments: Any, **options: Any) -> claims.Batch:
+        monkeypatch.setattr(claims, "claim", claim)
+        await floor.manager.limiting.set_queue("default", QueueLimits(concurrency=5))
+        return await claim(*arguments, **options)
+
+    monkeypatch.setattr(claims, "claim", overtaken)
+    assert await floor.dispatch() == 3
+
+
+async def test_pause_holds_for_a_claim_that_had_to_declare_its_queue_first(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floor.join("k")
+    await floor.accept(3)
+    declare = floor.manager.publisher.declare
+
+    async def late(queue: str) -> None:
+        await floor.manager.limiting.pause(queue)
+        await declare(queue)
+
+    monkeypatch.setattr(floor.manager.publisher, "declare", late)
+    assert await floor.manager.dispatcher.step() == 0
 
 
 async def test_what_was_set_goes_before_the_code_and_stays_over_a_takeover(floor: Floor) -> None:
