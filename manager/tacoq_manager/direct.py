@@ -23,7 +23,7 @@ from tacoq_manager.limits import Limits
 from tacoq_manager.publish import ReleasePublisher
 from tacoq_manager.purse import Purse
 from tacoq_manager.store.accept import Lead, Row, Stored
-from tacoq_manager.store.claim import CLAIM_BYTES, Claimed, Flow, Lane
+from tacoq_manager.store.claim import CLAIM_BYTES, Claimed, Flow, Lane, Line
 from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_manager.unpublished import Unpublished
 from tacoq_manager.upkeep.leader import Leader
@@ -60,12 +60,13 @@ class Reservation:
                     claimed.append(Claimed(lane, _release(row, found), row.max_attempts))
         return claimed
 
-    def settle(self, claimed: Sequence[Claimed]) -> None:
-        """These are released, and nothing else."""
+    def settle(self, claimed: Sequence[Claimed]) -> set[Line]:
+        """These are released, and nothing else. Return the lines that did not need all that was kept for them."""
         taken = Counter(item.lane.line for item in claimed)
         at = claimed[0].release.created_at if claimed else None
         for purse in self._purses:
             purse.settle(taken, at)
+        return {line for purse in self._purses for line in purse.asked - taken}
 
     def lose(self) -> None:
         """Perhaps all are: they count until they are given back."""
@@ -113,12 +114,12 @@ class DirectPath:
             raise
         except BaseException:
             self._unpublished.answered(direct, None)
-            reservation.settle([])
+            self._settle(reservation, [])
             raise
         assert reservation.stored is not None, "who is answered says so"
         claimed = reservation.released(reservation.stored)
         self._unpublished.answered(direct, claimed[0].release.created_at if claimed else None)
-        reservation.settle(claimed)
+        self._settle(reservation, claimed)
         self._release(claimed, epoch)
 
     async def finish(self) -> None:
@@ -149,6 +150,10 @@ class DirectPath:
         rates = self._limits.rates({Flow(lane.queue, lane.kind) for lane in taken})
         lead = Lead(epoch, self._leader.holder, self._limits.version, list(taken), lines, rates)
         return Reservation(rows, taken, purses, lead)
+
+    def _settle(self, reservation: Reservation, claimed: Sequence[Claimed]) -> None:
+        if unneeded := reservation.settle(claimed):
+            self._dispatcher.ended(unneeded)  # something may have been set aside, or passed over, for what was kept
 
     def _release(self, claimed: Sequence[Claimed], epoch: int) -> None:
         for queue, of_queue in groupby(claimed, key=lambda item: item.lane.queue):

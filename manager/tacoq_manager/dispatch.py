@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import partial
 
 from tacoq_manager.credit import Credit
@@ -240,7 +241,7 @@ class Dispatcher:
         try:
             await self._publisher.declare(queue)
         except BaseException:
-            purse.settle({}, None)
+            self._settle(purse, Counter(), None)
             raise
         began = time.perf_counter()
         marks = [self._lanes.mark(take.lane) for take in takes]
@@ -260,9 +261,7 @@ class Dispatcher:
         self._metrics.claimed(len(batch.tasks), time.perf_counter() - began)
         taken = Counter(item.lane for item in batch.tasks)
         lines = Counter(item.lane.line for item in batch.tasks)
-        purse.settle(lines, batch.at)
-        for line in purse.asked - lines:
-            self._lanes.open(line)  # it may have been set aside over what it did not need
+        self._settle(purse, lines, batch.at)
         if batch.at is not None:
             self._unpublished.came_through(batch.at)
         elif await self._limiting.outdated(purse.version):
@@ -271,3 +270,9 @@ class Dispatcher:
             if taken[take.lane] < take.most and not batch.cut:
                 self._lanes.drained(take.lane, mark)
         return batch.tasks
+
+    def _settle(self, purse: Purse, taken: Counter[Line], at: datetime | None) -> None:
+        """These were released of what was asked for."""
+        purse.settle(taken, at)
+        for line in purse.asked - taken:
+            self._lanes.open(line)  # it may have been set aside over what it did not need

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tacoq_manager.store import accept as store
 from tacoq_manager.store import claim, leader
-from tacoq_manager.store.claim import Flow
+from tacoq_manager.store.claim import Flow, Lane
 from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_protocol.errors import PublishUnconfirmed
 from tacoq_protocol.ids import new_task_id
@@ -253,3 +253,25 @@ async def test_room_is_kept_while_the_statement_is_under_way(direct: Floor, lock
     await lock.close()
     await accepting
     assert direct.manager.in_flight.flow(Flow("default", "k")) == 3
+
+
+async def test_key_that_was_set_aside_for_room_which_accept_did_not_need_comes_back(
+    direct: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another manager accepted in the lane before, and its prompt comes while the room is kept."""
+    direct.join("k", slots=4, max_per_key=1)
+    other = row()._replace(fairness_key="a")
+    accept = store.accept
+    await accept(direct.manager.database.accept, [other])
+
+    async def prompted(*arguments: Any) -> dict[UUID, store.Stored]:
+        direct.manager.dispatcher.note([Lane("default", "k", "a", 0)])
+        assert await direct.manager.dispatcher.step() == 0
+        return await accept(*arguments)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(store, "accept", prompted)
+        (task_id,) = await direct.accept(fairness_key="a")
+    assert await states(direct, [other.id, task_id]) == ["pending", "pending"]
+    assert await direct.dispatch() == 1
+    assert direct.releases[-1].task_id == other.id

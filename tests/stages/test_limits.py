@@ -121,6 +121,24 @@ async def test_queue_that_cannot_be_declared_leaves_nothing_counted(
     assert await floor.dispatch() == 1
 
 
+async def test_key_that_was_set_aside_for_a_claim_that_was_not_sent_comes_back(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    floor.join("k", max_per_key=1)
+    (higher,) = await floor.accept(priority=5, fairness_key="a")
+    await floor.accept(fairness_key="a")
+
+    async def refuse(*_: object) -> None:
+        raise BrokerUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(floor.manager.publisher, "declare", refuse)
+        with pytest.raises(BrokerUnavailable):
+            await floor.manager.dispatcher.step()
+    await floor.manager.canceller.cancel(higher)
+    assert await floor.dispatch() == 1
+
+
 async def test_deploy_that_raises_a_limit_lets_keys_go_that_it_shut(floor: Floor) -> None:
     floor.join("k", max_per_key=1)
     await accept_keyed(floor, 3, "a")
