@@ -91,28 +91,36 @@ class Lanes:
         A kind whose turn it is and that has no room now is waited for: what is small enough to find room all the time
         would overtake it for ever. So is one that has room for no more of a higher priority.
         """
-        takes: list[Take] = []
-        levels = self._queues.get(queue, {})
-        for priority in sorted(levels, reverse=True):
-            rings = levels[priority]
-            kinds = [kind for kind in rings if purse.room(kind) is not None]
-            for place, kind in enumerate(kinds):
-                room = purse.room(kind)
-                if room is None:  # the queue's own limit is reached
-                    continue
-                part = min(purse.most(kind), ceil(min(most, room) / (len(kinds) - place)))
-                if part == 0:
-                    return takes
-                shares = self._shares(queue, priority, kind, purse, part)
-                takes += shares
-                most -= sum(take.most for take in shares)
-                if kind in rings:
-                    rings[kind] = rings.pop(kind)  # from now on the last
-            if kinds and kinds[0] in rings:
-                rings[kinds[0]] = rings.pop(kinds[0])  # all had their turn: another one begins
-            if any(purse.room(kind) == 0 for kind in rings):
+        takes: dict[Lane, int] = {}
+        for priority in sorted(self._queues.get(queue, {}), reverse=True):
+            # What keys at their limits leave goes round once more.
+            while shares := self._round(queue, priority, purse, most - sum(takes.values())):
+                for lane, count in shares.items():
+                    takes[lane] = takes.get(lane, 0) + count
+            if any(purse.room(kind) == 0 for kind in self._queues.get(queue, {}).get(priority, ())):
                 break
-        return takes
+        return [Take(lane, count) for lane, count in takes.items()]
+
+    def _round(self, queue: str, priority: int, purse: Purse, most: int) -> dict[Lane, int]:
+        """Let each kind of one priority have its turn, as far as there is room."""
+        rings = self._queues.get(queue, {}).get(priority, {})
+        shares: dict[Lane, int] = {}
+        kinds = [kind for kind in rings if purse.room(kind) is not None]
+        for place, kind in enumerate(kinds):
+            room = purse.room(kind)
+            if room is None:  # the queue's own limit is reached
+                continue
+            part = min(purse.most(kind), ceil(min(most, room) / (len(kinds) - place)))
+            if part == 0:
+                return shares
+            of_kind = self._shares(queue, priority, kind, purse, part)
+            shares.update(of_kind)
+            most -= sum(of_kind.values())
+            if kind in rings:
+                rings[kind] = rings.pop(kind)  # from now on the last
+        if kinds and kinds[0] in rings:
+            rings[kinds[0]] = rings.pop(kinds[0])  # all had their turn: another one begins
+        return shares
 
     def drained(self, lane: Lane, mark: int) -> None:
         """A claim found the lane empty, as of `mark`."""
@@ -147,7 +155,7 @@ class Lanes:
         """Seconds until `open_due` has something to do."""
         return self._aside.opens_in()
 
-    def _shares(self, queue: str, priority: int, kind: str, purse: Purse, part: int) -> list[Take]:
+    def _shares(self, queue: str, priority: int, kind: str, purse: Purse, part: int) -> dict[Lane, int]:
         ring = self._queues[queue][priority][kind]
         limited = purse.limits_keys(kind)
         shares, shut = ring.share(part, purse.weight, (lambda key: purse.key_room(kind, key)) if limited else None)
@@ -156,7 +164,7 @@ class Lanes:
         for key, mark in shut.items():
             self._aside.put(Lane(queue, kind, key, priority), mark, purse.key_opens_in(kind, key))
         self._tidy(queue, priority, kind)
-        return [Take(Lane(queue, kind, key, priority), count) for key, count in shares.items()]
+        return {Lane(queue, kind, key, priority): count for key, count in shares.items()}
 
     def _ring(self, queue: str, priority: int, kind: str) -> Ring:
         rings = self._queues.setdefault(queue, {}).setdefault(priority, {})

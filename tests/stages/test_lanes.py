@@ -115,6 +115,13 @@ def test_rest_of_a_slot_is_not_for_a_lower_priority_while_a_higher_one_has_no_ro
     assert lanes.turn("q", Parts(9), 100) == [Take(small, 9)]
 
 
+def test_what_a_key_at_its_limit_leaves_goes_to_others_of_its_priority() -> None:
+    lanes = make_lanes()
+    lanes.note([keyed("x", priority=9), keyed("y", kind="b", priority=9), keyed("z", kind="b")])
+    takes = lanes.turn("q", Purse(4, keys={"x": 10, "y": 0, "z": 10}), 100)
+    assert takes == [Take(keyed("x", priority=9), 4)]
+
+
 def test_drained_lane_is_forgotten() -> None:
     lanes = make_lanes()
     lanes.note([LANE, OTHER])
