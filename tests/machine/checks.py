@@ -13,7 +13,7 @@ from tacoq_manager.store.claim import LAST_CHANCE
 from tacoq_protocol.messages import Fence
 from tacoq_protocol.states import TaskState
 from tests.machine.model import Task
-from tests.machine.played import QUEUE
+from tests.machine.played import FEW, QUEUE
 from tests.machine.world import World
 
 RELEASED = {TaskState.QUEUED, TaskState.RUNNING}
@@ -25,7 +25,8 @@ def assert_as_the_model_has_it(rows: Rows, tasks: Mapping[UUID, Task], world: Wo
     """Every task is stored once, as its moves make it; no fence is used twice; what may run once only does."""
     assert rows.keys() == tasks.keys(), "what is accepted is stored"
     for task in tasks.values():
-        assert tuple(rows[task.id][name] for name in SEEN) == task.seen()
+        seen = tuple(rows[task.id][name] for name in SEEN)
+        assert seen == task.seen(), f"{seen}, but the model has {task}"
         if task.runs_once and task.id not in world.doubtful:
             assert world.runs[task.id] <= 1, "what may run once only ran twice"
     assert not [fence for fence, times in world.broker.fences.items() if times > 1], "a fence was published twice"
@@ -34,16 +35,37 @@ def assert_as_the_model_has_it(rows: Rows, tasks: Mapping[UUID, Task], world: Wo
 def assert_counted(tasks: Iterable[Task], world: World) -> None:
     """The leader's count of what is released is that of Postgres."""
     counted = dict(world.manager.in_flight.flows(QUEUE))
-    assert counted == dict(Counter(task.spec.name for task in tasks if task.state in RELEASED))
+    released = dict(Counter(task.spec.name for task in tasks if task.state in RELEASED))
+    assert counted == released, f"the leader counts {counted}, and {released} are released"
 
 
 def assert_nothing_stands_still(rows: Rows, tasks: Iterable[Task], world: World) -> None:
     """After dispatch has nothing more to do: no slot is free, or nothing that may run waits."""
-    if QUEUE in world.manager.dispatcher._held or released(tasks) >= world.manager.sessions.capacity(QUEUE):
+    leader = world.manager
+    if QUEUE in leader.dispatcher._held or leader.credit.used(QUEUE) > leader.sessions.capacity(QUEUE) - 1:
         return
+    out = few_released(rows, tasks)
     for task in tasks:
-        may_run = task.state is TaskState.PENDING and _may_run(rows[task.id], world)
-        assert not may_run, f"it waits beside a free slot: {task}"
+        row = rows[task.id]
+        may_run = task.state is TaskState.PENDING and _may_run(row, world)
+        limited = row["kind"] == "few" and (out.total() >= FEW or out[row["fairness_key"]] > 0)
+        assert not may_run or limited, f"it waits beside a free slot: {task}"
+
+
+def assert_within_limits(rows: Rows, tasks: Collection[Task], world: World) -> None:
+    """What was released just now had its slots, and its limits let it go."""
+    slots = world.manager.sessions.capacity(QUEUE)
+    assert sum(task.state in RELEASED and task.spec.name != "quick" for task in tasks) <= slots
+    out = few_released(rows, tasks)
+    assert out.total() <= FEW
+    assert max(out.values(), default=0) <= 1
+
+
+def few_released(rows: Rows, tasks: Iterable[Task]) -> Counter[str]:
+    """Count what is released of the kind that is limited, by its keys."""
+    return Counter(
+        rows[task.id]["fairness_key"] for task in tasks if task.state in RELEASED and task.spec.name == "few"
+    )
 
 
 def assert_nobodys(task: Task, world: World, reports: Collection[Fence]) -> None:
@@ -63,15 +85,20 @@ def assert_order(rows: Rows, before: Collection[UUID], taken: Collection[UUID], 
         for ahead in left:
             if _lane(ahead) == _lane(behind):
                 assert place(ahead) > place(behind), "it was overtaken in its own lane"
-            assert ahead["priority"] <= behind["priority"], "a lower priority went before"
+            before_it = (
+                ahead["priority"] > behind["priority"] and ahead["kind"] != "few"
+            )  # which its limits may hold back
+            assert not before_it, f"{behind} went before {ahead}"
 
 
 def assert_turns(rows: Rows, before: Collection[UUID], taken: Collection[UUID], world: World) -> None:
     """Of one priority kinds took turns, and of one kind its keys did: none that still waits got two less."""
     gone, left = _divided(rows, before, taken, world)
     keys = Counter(map(_lane, gone))
-    kinds = Counter((row["priority"], row["kind"]) for row in gone)
+    kinds = Counter((row["priority"], row["kind"]) for row in gone if row["kind"] != "quick")
     for row in left:
+        if row["kind"] in {"few", "quick"}:  # whose number is their limits' or their length's
+            continue
         of_kind = [count for (priority, kind, _), count in keys.items() if (priority, kind) == _lane(row)[:2]]
         assert max(of_kind, default=0) <= keys[_lane(row)] + 1, "a key got more than its turn"
         of_all = [count for (priority, _), count in kinds.items() if priority == row["priority"]]
@@ -85,10 +112,6 @@ def assert_sent_in_order(sent: Iterable[asyncpg.Record]) -> None:
         lanes.setdefault(_lane(row), []).append(row)
     for rows in lanes.values():
         assert rows == sorted(rows, key=place)
-
-
-def released(tasks: Iterable[Task]) -> int:
-    return sum(task.state in RELEASED for task in tasks)
 
 
 def place(row: asyncpg.Record) -> tuple[int, datetime, int]:

@@ -60,7 +60,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.play.tasks) < MOST)
     @rule(
-        kind=st.sampled_from(["a", "a", "b", "once", "new"]),
+        kind=st.sampled_from(["a", "b", "once", "few", "quick", "new"]),
         keys=st.lists(st.sampled_from(["", "x", "y"]), min_size=1, max_size=5),
         priority=st.sampled_from([0, 0, 0, 5]),
         delay=st.sampled_from([None, None, None, 600.0]),
@@ -95,7 +95,10 @@ class Machine(RuleBasedStateMachine):
     def time_passes(self, far: bool) -> None:
         self.do(self.play.time_passes(far=far))
 
-    @rule(event=st.sampled_from(["all", "recount", "rescue", "rescue", "takeover", "former"]), which=numbers)
+    @rule(
+        event=st.sampled_from(["all", "recount", "rescue", "rescue", "takeover", "former", "pause", "resume"]),
+        which=numbers,
+    )
     def leader(self, event: str, which: int) -> None:
         former = self.play.world.managers[:-1]
         match event:
@@ -109,6 +112,10 @@ class Machine(RuleBasedStateMachine):
                 self.do(self.play.take_over())
             case "former" if former:
                 self.do(self.play.former_leader_goes_on(_pick(former, which)))
+            case "pause":
+                self.do(self.play.pause(_pick(self.play.world.managers, which)))
+            case "resume":
+                self.do(self.play.resume(_pick(self.play.world.managers, which)))
 
     @rule(
         event=st.sampled_from(["join", "kill", "die unnoticed", "silence", "wake", "wake", "reset"]),

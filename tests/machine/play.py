@@ -27,6 +27,8 @@ from tests.machine.world import World
 MOST = 30  # tasks
 ENOUGH = 3 * MOST  # rounds in which everything must have ended
 
+_EMPTY = "DELETE FROM tasks; DELETE FROM task_history; DELETE FROM attempts; DELETE FROM queues"
+
 
 class Play:
     """A world, and beside it the model of each of its tasks.
@@ -41,9 +43,10 @@ class Play:
         self.asked: dict[UUID, NewTask] = {}
         self.unanswered: set[UUID] = set()
         self.muddled = False
+        self.paused = False
 
     async def begin(self) -> None:
-        await self.world.connection.execute("DELETE FROM tasks; DELETE FROM task_history; DELETE FROM attempts")
+        await self.world.connection.execute(_EMPTY)
         await self.world.take_over()
         await self.join(2, all_kinds=True)
 
@@ -88,15 +91,17 @@ class Play:
     async def dispatch_all(self) -> None:
         while await self.dispatch(Fate.CONFIRMED):
             pass
-        if not self.muddled:
+        if not self.muddled and not self.paused:
             checks.assert_nothing_stands_still(await self.world.rows(), self.tasks.values(), self.world)
 
     async def dispatch(self, fate: Fate) -> int:
+        if self.muddled and fate is Fate.UNANSWERED:
+            fate = Fate.CONFIRMED  # else the first question, what was taken, is not answered, and nothing happens
         for task_id in self.unanswered:  # what a claim took whose answer was lost is given back first
             if self.tasks[task_id].state is TaskState.QUEUED:
                 self.tasks[task_id].given_back()
-        self.muddled = self.muddled and not self.unanswered
         self.unanswered.clear()
+        self.muddled = False
         before = self._pending()
         fair = self._leader_knows_no_empty_lane()
         published = len(self.world.broker.tasks)
@@ -112,7 +117,9 @@ class Play:
         self, tasks: Mapping[UUID, Task], fate: Fate, rows: checks.Rows, before: set[UUID], published: int
     ) -> None:
         """Of those that waited `before` these were released."""
+        self.muddled = self.muddled or fate is Fate.UNANSWERED
         checks.assert_order(rows, before, tasks, self.world)
+        assert not (tasks and self.paused), "a queue that is paused releases nothing"
         for task in tasks.values():
             task.claimed()
             self._published(task, fate, given_back=rows[task.id]["state"] != TaskState.QUEUED)
@@ -134,7 +141,6 @@ class Play:
             task.given_back()
         elif fate is Fate.UNANSWERED:
             self.unanswered.add(task.id)
-            self.muddled = True
 
     def _check_messages(self, published: int, rows: checks.Rows, claimed: Mapping[UUID, Task]) -> None:
         messages = self.world.broker.tasks[published:]
@@ -142,7 +148,7 @@ class Play:
         assert sorted(sent) == sorted(Fence(task.id, task.release) for task in claimed.values())
         checks.assert_sent_in_order([rows[fence.task_id] for fence in sent])
         if not self.muddled:
-            assert checks.released(self.tasks.values()) <= self.world.manager.sessions.capacity(QUEUE)
+            checks.assert_within_limits(rows, self.tasks.values(), self.world)
 
     async def time_passes(self, *, far: bool) -> None:
         """What is scheduled comes due, and, when it is far, deadlines pass."""
@@ -164,7 +170,17 @@ class Play:
 
     async def recount(self) -> None:
         await self.world.manager.recount.step()
-        self.muddled = bool(self.unanswered)
+
+    async def pause(self, by: Manager) -> None:
+        """It holds when it is answered, whoever was asked."""
+        await by.limiting.pause(QUEUE)
+        self.paused = True
+
+    async def resume(self, by: Manager) -> None:
+        """The leader hears of it, from others by its next tick."""
+        await by.limiting.resume(QUEUE)
+        await self.world.manager.limiting.heard()
+        self.paused = False
 
     async def take_over(self) -> None:
         await self.world.take_over()
@@ -260,11 +276,13 @@ class Play:
 
     async def drain(self) -> None:
         """Whatever happened: with workers that live, and time that passes, every task ends."""
+        await self.resume(self.world.manager)
         for session in self.world.sessions:
             await self.wake(session)
         await self.join(3, all_kinds=True)
         for session in [session for session in self.world.sessions if "new" not in session.kinds]:
             await self.watched(self.world.kill(session, told=True))
+        await self.dispatch_all()
         for _ in range(ENOUGH):
             if all(task.final for task in self.tasks.values()):
                 break

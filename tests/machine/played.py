@@ -30,12 +30,16 @@ from tacoq_protocol.messages import (
 from tacoq_protocol.topology import Topology
 
 QUEUE = "default"
+FEW = 2  # of a kind at once
+QUICK_SECONDS = 0.001
 SPECS = {
     spec.name: spec
     for spec in (
         KindSpec("a"),
         KindSpec("b", max_attempts=2),
         KindSpec("once", on_lost="fail"),
+        KindSpec("few", concurrency=FEW, max_per_key=1),
+        KindSpec("quick"),  # its runs are short
         KindSpec("new"),  # not every session knows it
     )
 }
@@ -194,7 +198,8 @@ def ends(report: Report) -> bool:
 
 def report_of(held: Held, outcome: str) -> Report | None:
     """What the session says at this end; None when it cannot end so."""
-    fence, now, seconds = held.release.fence, datetime.now(UTC), 1.0
+    fence, now = held.release.fence, datetime.now(UTC)
+    seconds = QUICK_SECONDS if held.release.kind == "quick" else 1.0
     if not held.runs:
         match outcome:
             case "returned":

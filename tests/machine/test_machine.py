@@ -26,6 +26,7 @@ EXAMPLES = settings(
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.reuse, Phase.generate, Phase.shrink],
+    report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),  # they are of time
 )
 

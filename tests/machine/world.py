@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from tacoq_manager.manager import Manager
+from tacoq_manager.runtimes import MIN_RUNS
 from tacoq_manager.settings import Settings
 from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
 from tacoq_protocol import codec
@@ -38,7 +39,7 @@ from tacoq_protocol.messages import (
     Started,
 )
 from tacoq_protocol.states import TaskState
-from tests.machine.played import QUEUE, SPECS, Broker, Consumed, Fate, Held, Killed, Letter, Session
+from tests.machine.played import QUEUE, QUICK_SECONDS, SPECS, Broker, Consumed, Fate, Held, Killed, Letter, Session
 
 
 class World:
@@ -70,6 +71,8 @@ class World:
             if not session.silent:
                 self.join(session)
         manager.outstanding.consuming = Consumed()
+        for _ in range(MIN_RUNS):
+            manager.runtimes.add(QUEUE, "quick", QUICK_SECONDS)
         manager.sessions.own_beat(time.monotonic())
         manager.sessions._steady_since = time.monotonic() - 1_000
         await self.connection.execute("UPDATE leader SET holder = NULL")
