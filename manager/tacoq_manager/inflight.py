@@ -60,10 +60,8 @@ class InFlight:
         self._add(line, count)
         self._asked[line] += count
 
-    def answered(self, asked: Mapping[Line, int], taken: Mapping[Line, int], since: int) -> None:
-        """A claim that had reserved `asked`, in generation `since`, took `taken`; it is committed."""
-        if since != self.generation:
-            return  # it was committed before a recount of this memory
+    def answered(self, asked: Mapping[Line, int], taken: Mapping[Line, int]) -> None:
+        """A claim that had reserved `asked`, in this generation, took `taken`; it is committed."""
         for line, count in asked.items():
             _add(self._asked, line, -count)
             self._add(line, taken.get(line, 0) - count)

@@ -78,11 +78,10 @@ class Limiting:
             await self._refresh()
         return newest != version  # what is known may have become newer while the claim was under way
 
-    async def heard(self, version: int | None = None) -> int:
-        """Limits may have changed, to this version or another: learn them."""
-        if self._leader.leads and version != self._limits.version:
+    async def heard(self) -> None:
+        """Others have changed limits. Raises DatabaseUnavailable."""
+        if self._leader.leads:
             await self._refresh()
-        return 0
 
     async def prune(self) -> int:
         """Forget what limits nothing any more; return how many rows that was."""

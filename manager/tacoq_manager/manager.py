@@ -346,9 +346,9 @@ class Manager:
             self.in_flight.moved(ended)
             self.dispatcher.ended(ended)
 
-    async def _look_at_limits(self, version: int | None = None) -> None:
+    async def _look_at_limits(self) -> None:
         with suppress(DatabaseUnavailable):  # a claim by the old ones takes nothing, and looks again
-            await self.limiting.heard(version)
+            await self.limiting.heard()
 
     def _came_back(self, fence: Fence) -> None:
         self.rescuer.redelivered([fence])
@@ -369,7 +369,7 @@ class Manager:
     def _tick(self, tick: Tick) -> None:
         self.dispatcher.wake()
         if tick.limits != self.limits.version:
-            self.running.errand(self._look_at_limits(tick.limits))
+            self.running.errand(self._look_at_limits())
         if tick.due is not None:
             self.schedule.notice(tick.due)
         if tick.expiry is not None:

@@ -76,8 +76,8 @@ class Purse:
     def settle(self, taken: Mapping[Line, int], at: datetime | None) -> None:
         """These were released of what was asked for, at that time of the database; the rest was not needed."""
         if self._since != self._limits.in_flight.generation:
-            return  # since then this manager has learnt anew what is out
-        self._limits.in_flight.answered(self.asked, taken, self._since)
+            return  # it was committed before this manager learnt anew what is out
+        self._limits.in_flight.answered(self.asked, taken)
         for line, rates in self._rates.items():
             for of, rate in rates:
                 self._limits.buckets.reserve(of, -self.asked[line])

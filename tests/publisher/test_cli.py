@@ -340,3 +340,21 @@ def test_in_a_process_of_its_own(manager: ScriptedManager) -> None:
     assert away.returncode == 1
     assert away.stderr.startswith("tacoq: the manager at http://127.0.0.1:9 was not available")
     assert away.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("queues", "limit", "default"), "say what limits it: --concurrency"),
+        (("queues", "limit", "default", "--weight", "big"), "'big' is not a weight: give KEY=N"),
+        (("queues", "limit", "default", "--rate", "often"), "--rate: 'often' is not a rate"),
+        (("queues", "limit", "default", "--concurrency", "0"), "--concurrency: Input should be greater than"),
+        (("kinds", "limit", "add"), "say what limits it: --concurrency"),
+        (("kinds", "limit", "add", "--rate-per-key", "5"), "--rate-per-key: '5' is not a rate"),
+        (("kinds", "--json", "limit", "add", "--concurrency", "1"), "put --url and --json after limit"),
+    ],
+)
+def test_limit_that_is_none_is_named(manager: ScriptedManager, args: tuple[str, ...], words: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert words in result.output

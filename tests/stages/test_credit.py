@@ -99,6 +99,17 @@ def test_what_is_taken_in_a_round_is_not_there_twice() -> None:
     assert (taking.room("long"), taking.room("k")) == (0, 0)
 
 
+def test_claim_of_an_earlier_lead_was_seen_by_the_recount_of_this_one() -> None:
+    credit = credit_for(None)
+    taking = purse(credit, 10)
+    taking.spend("k", "", 5)
+    credit.in_flight.forget()
+    credit.in_flight.watch()
+    credit.in_flight.recount({LINE: 5})
+    taking.settle({LINE: 5}, None)
+    assert room(credit, 10) == 5
+
+
 def test_kind_that_may_not_run_has_no_room_at_all() -> None:
     assert purse(credit_for(None), 10, known=False).room("k") is None
 

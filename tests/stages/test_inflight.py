@@ -23,7 +23,7 @@ def counting(*, out: int = 0) -> InFlight:
 
 def claim(counted: InFlight, asked: int, taken: int | None = None) -> None:
     counted.reserve(LINE, asked)
-    counted.answered({LINE: asked}, {LINE: asked if taken is None else taken}, counted.generation)
+    counted.answered({LINE: asked}, {LINE: asked if taken is None else taken})
 
 
 def out(counted: InFlight) -> int:
@@ -36,19 +36,8 @@ def test_what_a_claim_asks_for_counts_until_it_says_what_it_took() -> None:
     counted = counting()
     counted.reserve(LINE, 5)
     assert out(counted) == 5
-    counted.answered({LINE: 5}, {LINE: 2}, counted.generation)
+    counted.answered({LINE: 5}, {LINE: 2})
     assert out(counted) == 2
-
-
-def test_claim_of_an_earlier_lead_was_seen_by_the_recount_of_this_one() -> None:
-    counted = counting()
-    counted.reserve(LINE, 5)
-    earlier = counted.generation
-    counted.forget()
-    counted.watch()
-    counted.recount({LINE: 5})
-    counted.answered({LINE: 5}, {LINE: 5}, earlier)
-    assert out(counted) == 5
 
 
 def test_credit_that_ended_twice_does_not_grow_beyond_the_slots() -> None:
@@ -91,7 +80,7 @@ def test_recount_beside_a_claim_without_answer_counts_it_once() -> None:
         counted.watch()
         counted.recount({LINE: seen})
         assert out(counted) == 4
-        counted.answered({LINE: 4}, {LINE: 4}, counted.generation)
+        counted.answered({LINE: 4}, {LINE: 4})
         assert out(counted) == 4
 
 
@@ -128,7 +117,7 @@ def test_count_is_never_less_than_what_postgres_has(steps: list[tuple[str, int]]
                 asked[LINE] = number
                 true += number  # at once, or later: here at once
             case "answer" if asked:
-                counted.answered(asked, asked, counted.generation)
+                counted.answered(asked, asked)
                 asked.clear()
             case "end" if true - asked[LINE] > 0:
                 true -= 1

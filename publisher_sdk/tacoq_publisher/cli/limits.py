@@ -140,7 +140,7 @@ def _refuse_before(context: click.Context, url: str | None, as_json: bool) -> No
 def _given(**options: str | None) -> dict[str, int | str | None]:
     """Those that were given; `none` takes a limit away."""
     return {
-        name: None if text == "none" else int(text) if text.isdecimal() else text
+        name: None if text == "none" else int(text) if text.isdecimal() and "rate" not in name else text
         for name, text in options.items()
         if text is not None
     }
