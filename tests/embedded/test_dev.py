@@ -34,6 +34,11 @@ HELLO = """
             await asyncio.sleep(0.02)
         return "found"
 """
+TWICE = """
+    @worker.task
+    async def twice(x: int) -> int:
+        return 2 * x
+"""
 
 
 class Dev:
@@ -133,9 +138,9 @@ async def test_reload_keeps_the_old_code_until_the_new_one_can_be_loaded(tmp_pat
             assert "No module named 'nothing_of_that_name'" in log
             assert "hello.py" in log, "the line"
             assert "importlib" not in log, "nor the rest of the way to it"
-            later = await tacoq.publish("add", {"x": 2, "y": 2}, delay="2s")
+            later = await tacoq.publish("twice", {"x": 20})  # it waits for code that knows it
             assert await (await tacoq.publish("add", {"x": 1, "y": 1})).result(20) == 2
-            dev.write(HELLO.replace("x + y", "10 * (x + y)"))
+            dev.write(HELLO.replace("x + y", "10 * (x + y)") + TWICE)
             ready(process, times=2)
             assert await (await tacoq.publish("add", {"x": 1, "y": 1})).result(20) == 20
             assert await later.result(20) == 40
