@@ -2,6 +2,7 @@
 
 What a claim asks for counts from before it is sent: a limit is not passed by two that decide at the same time. Until
 its answer is there nobody knows how much of it Postgres has; a recount leaves room for all and for nothing of it.
+Ends are told by the transaction that made them, so that none is counted twice: told late, and seen by a recount before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from tacoq_manager.store.claim import Flow, Line
+from tacoq_manager.store.snapshot import Snapshot
 
 K = TypeVar("K")
 
@@ -24,7 +26,8 @@ class InFlight:
         self._queues: Counter[str] = Counter()
         self._asked: Counter[Line] = Counter()  # of these, what claims ask for whose answers are not there
         self._out: Counter[Line] | None = None  # while a recount asks Postgres: what went out since
-        self._back: Counter[Line] = Counter()  # and what ended
+        self._back: list[tuple[int, Mapping[Line, int]]] = []  # and what ended, by transaction
+        self._seen: Snapshot | None = None  # of the last recount
         self.generation = 0
         self._known = False
 
@@ -49,9 +52,11 @@ class InFlight:
 
     def forget(self) -> None:
         """Another manager may have released since, or will: nothing is known until a recount."""
-        for counts in (self._lines, self._flows, self._queues, self._asked, self._back):
+        for counts in (self._lines, self._flows, self._queues, self._asked):
             counts.clear()
         self._out = None
+        self._back.clear()
+        self._seen = None
         self._known = False
         self.generation += 1
 
@@ -68,32 +73,37 @@ class InFlight:
             if self._out is not None:
                 self._out[line] += taken.get(line, 0)
 
-    def moved(self, ended: Mapping[Line, int]) -> None:
-        """So many releases ended; a negative number: so many tasks count as released again."""
+    def moved(self, ended: Mapping[Line, int], transaction: int) -> None:
+        """So many releases ended by it; a negative number: so many tasks count as released again."""
+        if self._seen is not None and self._seen.sees(transaction):
+            return  # the last recount did not find them any more
         for line, count in ended.items():
             self._add(line, -count)
-            if self._out is not None and count < 0:
-                self._out[line] -= count
-            elif self._out is not None:
-                self._back[line] += count
+        if self._out is not None:
+            self._back.append((transaction, ended))
 
     def watch(self) -> None:
         """Postgres is about to be asked for what `recount` is told."""
         self._out = Counter()
         self._back.clear()
 
-    def recount(self, found: Mapping[Line, int]) -> list[Line]:
+    def recount(self, found: Mapping[Line, int], seen: Snapshot) -> list[Line]:
         """Set the counts right by what Postgres has: news may have been lost. Return what was found to have ended.
 
-        Nobody knows what of that which changed since `watch` Postgres had seen: a count that is right if it saw some of
-        it stays. After `forget` nothing is known to stay, and it is taken to have seen no end and every release.
+        Nobody knows what was seen of what went out since `watch`: a count that is right if some of it was stays. After
+        `forget` nothing is known to stay, and all of it is taken to come on top.
         """
-        assert self._out is not None, "watch comes before"
+        if self._out is None:
+            return []  # forgotten since `watch`: whoever did it counts anew
+        back: Counter[Line] = Counter()
+        for transaction, ended in self._back:
+            if not seen.sees(transaction):
+                back.update(ended)
         fewer = []
-        for line in {*found, *self._lines, *self._out}:
+        for line in {*found, *self._lines, *self._out, *back}:
             asked = self._asked[line]
-            most = found.get(line, 0) + self._out[line]
-            least = found.get(line, 0) - self._back[line] - asked
+            most = found.get(line, 0) + self._out[line] - back[line]
+            least = found.get(line, 0) - back[line] - asked
             known = self._lines[line] - asked
             right = min(max(known, least), most) if self._known else most
             self._add(line, right - known)
@@ -101,6 +111,7 @@ class InFlight:
                 fewer.append(line)
         self._out = None
         self._back.clear()
+        self._seen = seen
         self._known = True
         return fewer
 

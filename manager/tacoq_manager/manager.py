@@ -320,10 +320,13 @@ class Manager:
             elif transition.seconds is not None:
                 self.runtimes.add(move.queue, move.kind, transition.seconds)
                 self.credit.sample(transition.task_id, transition.release, transition.seconds, now)
+        if not applied:
+            return
         after = aftermath(applied)
-        self._count(after.ended)
+        transaction = applied[0].transaction
+        self._count(after.ended, transaction)
         self.waiters.settled(after.final)
-        self.news.tell(after.final, after.ended)
+        self.news.tell(after.final, after.ended, transaction)
         self.prompter.lanes(after.lanes)
         if after.due is not None:
             self.prompter.due(after.due)
@@ -340,10 +343,10 @@ class Manager:
         with suppress(DatabaseUnavailable):  # the next recount finds them
             await self._while_leading(self.recount.step)()
 
-    def _count(self, ended: Mapping[Line, int]) -> None:
+    def _count(self, ended: Mapping[Line, int], transaction: int) -> None:
         """So many releases less are out. Who does not lead does not know how many there are."""
         if self.leader.leads:
-            self.in_flight.moved(ended)
+            self.in_flight.moved(ended, transaction)
             self.dispatcher.ended(ended)
 
     async def _look_at_limits(self) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -36,7 +35,7 @@ class News:
         *,
         others_live: Callable[[], bool],
         on_final: Callable[[Sequence[UUID]], None],
-        on_ended: Callable[[Mapping[Line, int]], None],
+        on_ended: Callable[[Mapping[Line, int], int], None],
         on_redelivered: Callable[[Sequence[Fence]], None],
         on_limits: Callable[[], None],
         on_outlasted: Callable[[Flow, float], None],
@@ -52,7 +51,7 @@ class News:
         self._on_limits = on_limits
         self._on_outlasted = on_outlasted
         self._final: dict[UUID, None] = {}
-        self._ended: Counter[Line] = Counter()
+        self._ended: dict[int, Mapping[Line, int]] = {}  # by transaction
         self._redelivered: dict[Fence, None] = {}
         self._limits = False
         self._outlasted: dict[Flow, float] = {}
@@ -80,11 +79,12 @@ class News:
         if self._consuming is not None:
             await self._consuming.close()
 
-    def tell(self, final: Iterable[UUID], ended: Mapping[Line, int]) -> None:
-        """Tell the other managers, if there are any: tasks that became final, how many releases less are out."""
+    def tell(self, final: Iterable[UUID], ended: Mapping[Line, int], transaction: int) -> None:
+        """Tell the other managers, if there are any: tasks that became final, how many releases less are out by it."""
         if self._others_live():
             self._final.update(dict.fromkeys(final))
-            self._ended.update(ended)
+            if ended:
+                self._ended[transaction] = ended
             self._work.set()
 
     def tell_limits(self) -> None:
@@ -127,7 +127,7 @@ class News:
 
     def _next_message(self) -> Settled:
         ids = _take(self._final)
-        ended = [(*line, count) for line, count in self._ended.items()]
+        ended = [(by, *line, count) for by, lines in self._ended.items() for line, count in lines.items()]
         self._ended.clear()
         limits, self._limits = self._limits, False
         outlasted = [(*flow, seconds) for flow, seconds in self._outlasted.items()]
@@ -144,7 +144,8 @@ class News:
         delivery.ack()
         if message.manager != self._manager:
             self._on_final(message.final)
-            self._on_ended({Line(*line): count for *line, count in message.ended})
+            for transaction, ended in groupby(message.ended, key=lambda item: item[0]):
+                self._on_ended({Line(*line): count for _, *line, count in ended}, transaction)
             self._on_redelivered(message.redelivered)
             if message.limits:
                 self._on_limits()

@@ -179,7 +179,7 @@ class Explainer:
         connection = self._database.read
         in_flight = InFlight()
         in_flight.watch()
-        in_flight.recount(await claim.in_flight(connection))
+        in_flight.recount(*await claim.in_flight(connection))
         limits = Limits(in_flight, self._sessions.spec, time.monotonic)
         limits.load(await limits_store.load(connection))
         limits.buckets.load(await limits_store.load_buckets(connection))

@@ -306,7 +306,7 @@ class Settled(Struct):
 
     manager: UUID
     final: list[UUID]
-    ended: list[tuple[str, str, str, int]]  # queue, kind, fairness key, and how many releases less count as out
+    ended: list[tuple[int, str, str, str, int]]  # transaction, queue, kind, key: how many releases less count as out
     redelivered: list[Fence] = []  # handed back because the broker gave them a second time
     limits: bool = False  # they were changed
     outlasted: list[tuple[str, str, float]] = []  # queue, kind, and seconds for which a run of it goes on

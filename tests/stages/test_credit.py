@@ -14,6 +14,7 @@ from tacoq_manager.limits import Limits
 from tacoq_manager.purse import Purse
 from tacoq_manager.runtimes import MIN_RUNS, RunTimes
 from tacoq_manager.store.claim import Line
+from tacoq_manager.store.snapshot import Snapshot
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import Fence
 
@@ -105,7 +106,7 @@ def test_claim_of_an_earlier_lead_was_seen_by_the_recount_of_this_one() -> None:
     taking.spend("k", "", 5)
     credit.in_flight.forget()
     credit.in_flight.watch()
-    credit.in_flight.recount({LINE: 5})
+    credit.in_flight.recount({LINE: 5}, Snapshot("0:0:"))
     taking.settle({LINE: 5}, None)
     assert room(credit, 10) == 5
 

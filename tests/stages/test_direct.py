@@ -15,6 +15,7 @@ from tacoq_manager.store import accept as store
 from tacoq_manager.store import claim, leader
 from tacoq_manager.store.claim import Flow, Lane
 from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_manager.store.snapshot import Snapshot
 from tacoq_protocol.errors import PublishUnconfirmed
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import Completed
@@ -248,7 +249,7 @@ async def test_room_is_kept_while_the_statement_is_under_way(direct: Floor, lock
     accepting = asyncio.create_task(direct.accept(3))
     await eventually(lambda: direct.manager.credit.used("default") == 3)
     direct.manager.in_flight.watch()
-    direct.manager.in_flight.recount({})  # Postgres knows of none of them
+    direct.manager.in_flight.recount({}, Snapshot("0:0:"))  # Postgres knows of none of them
     assert direct.manager.credit.used("default") == 3
     await lock.close()
     await accepting

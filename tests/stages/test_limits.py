@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -13,11 +14,13 @@ from tacoq_manager.store import claim as claims
 from tacoq_manager.store import limits as store
 from tacoq_manager.store.claim import Line
 from tacoq_manager.store.settle import apply
-from tacoq_manager.transitions import cancel, give_back
+from tacoq_manager.transitions import cancel, complete, give_back
 from tacoq_protocol.errors import BrokerUnavailable
 from tacoq_protocol.limits import KindLimits, QueueLimits
+from tacoq_protocol.messages import Completed
+from tests.stages import limited
 from tests.stages.floor import Floor
-from tests.stages.limited import FLOW, accept_keyed, complete, keys, set_kind, take_over, tokens
+from tests.stages.limited import FLOW, NOW, accept_keyed, keys, set_kind, take_over, tokens
 from tests.support.eventually import eventually
 
 
@@ -27,7 +30,7 @@ async def test_no_more_of_a_kind_is_out_than_its_limit(floor: Floor) -> None:
     ids = await floor.accept(10)
     await floor.accept(5, kind="other")
     assert await floor.dispatch() == 6
-    await complete(floor, ids[0])
+    await limited.complete(floor, ids[0])
     assert await floor.dispatch() == 1
     assert floor.releases[-1].kind == "k"
 
@@ -38,7 +41,7 @@ async def test_no_more_of_a_queue_is_out_than_its_limit(floor: Floor) -> None:
     ids = await floor.accept(10)
     await floor.accept(10, kind="other")
     assert await floor.dispatch() == 4
-    await complete(floor, ids[0])
+    await limited.complete(floor, ids[0])
     assert await floor.dispatch() == 1
 
 
@@ -49,7 +52,7 @@ async def test_no_more_of_a_key_is_out_than_its_limit(floor: Floor) -> None:
     assert await floor.dispatch() == 4
     assert keys(floor) == {"a": 2, "b": 2}
     first = next(release.task_id for release in floor.releases if release.payload == b'"a"')
-    await complete(floor, first)
+    await limited.complete(floor, first)
     assert await floor.dispatch() == 1
     assert keys(floor) == {"a": 3, "b": 2}
 
@@ -90,7 +93,7 @@ async def test_so_does_one_that_another_manager_cancels(floor: Floor) -> None:
     await floor.manager.settler.apply([give_back(floor.releases[0].fence)])
     (moved,) = await apply(floor.manager.database.upkeep, cancel(first))
     assert moved.takes_slot
-    floor.manager._count({moved.line: -1})  # as news tell
+    floor.manager._count({moved.line: -1}, moved.transaction)  # as news tell
     assert await floor.dispatch() == 0
 
 
@@ -102,6 +105,21 @@ async def test_key_whose_ends_nobody_told_of_is_found_by_the_recount(floor: Floo
     assert await floor.dispatch() == 0
     await floor.manager.recount.step()
     assert await floor.dispatch() == 1
+
+
+async def test_end_that_is_told_after_the_recount_found_it_lets_nothing_pass_the_limit(floor: Floor) -> None:
+    """Another manager settled it, and its news come late."""
+    floor.join("k", concurrency=1)
+    await floor.accept(3)
+    assert await floor.dispatch() == 1
+    (release,) = floor.releases
+    report = Completed(release.task_id, 1, NOW, 0.1, b"1")
+    (moved,) = await apply(floor.manager.database.upkeep, [complete(report, uuid4())])
+    await floor.manager.recount.step()
+    assert await floor.dispatch() == 1
+    floor.manager._count({moved.line: 1}, moved.transaction)
+    assert await floor.dispatch() == 0
+    assert floor.manager.in_flight.flow(FLOW) == 1
 
 
 async def test_queue_that_cannot_be_declared_leaves_nothing_counted(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from uuid import UUID, uuid4
 
@@ -29,7 +28,7 @@ class Ear:
         self.broker = MemoryBroker(hub, name)
         self.others_live = True
         self.final: list[UUID] = []
-        self.ended: Counter[Line] = Counter()
+        self.ended: dict[int, dict[Line, int]] = {}
         self.redelivered: list[Fence] = []
         self.limits: list[bool] = []
         self.outlasted: list[tuple[Flow, float]] = []
@@ -48,8 +47,8 @@ class Ear:
     def _final(self, ids: Sequence[UUID]) -> None:
         self.final += ids
 
-    def _ended(self, ended: Mapping[Line, int]) -> None:
-        self.ended.update(ended)
+    def _ended(self, ended: Mapping[Line, int], transaction: int) -> None:
+        self.ended[transaction] = {**ended}
 
     async def start(self) -> None:
         await self.broker.start()
@@ -91,9 +90,9 @@ async def messages(hub: MemoryHub) -> AsyncIterator[list[Delivery]]:
 async def test_what_one_settles_the_other_hears_and_not_itself(pair: tuple[Ear, Ear]) -> None:
     one, other = pair
     ids = [uuid4(), uuid4()]
-    one.news.tell(ids, {LINE: 2})
+    one.news.tell(ids, {LINE: 2}, 7)
     await eventually(lambda: other.final == ids)
-    assert other.ended == {LINE: 2}
+    assert other.ended == {7: {LINE: 2}}
     assert one.final == []
     assert not one.ended
 
@@ -118,7 +117,7 @@ async def test_change_of_limits_is_told_once(pair: tuple[Ear, Ear]) -> None:
     one.news.tell_limits()
     await eventually(lambda: other.limits == [True])
     last = uuid4()
-    one.news.tell([last], {})
+    one.news.tell([last], {}, 9)
     await eventually(lambda: other.final == [last])
     assert other.limits == [True]
 
@@ -126,10 +125,10 @@ async def test_change_of_limits_is_told_once(pair: tuple[Ear, Ear]) -> None:
 async def test_without_other_managers_nothing_is_sent(pair: tuple[Ear, Ear], messages: list[Delivery]) -> None:
     one, other = pair
     one.others_live = False
-    one.news.tell([uuid4()], {LINE: 1})
+    one.news.tell([uuid4()], {LINE: 1}, 7)
     one.others_live = True
     last = uuid4()
-    one.news.tell([last], {})
+    one.news.tell([last], {}, 9)
     await eventually(lambda: other.final == [last])
     assert len(messages) == 1
 
@@ -140,13 +139,13 @@ async def test_what_gathers_while_a_publish_is_in_flight_goes_together(
     one, other = pair
     hub.freeze()
     ids = [uuid4() for _ in range(IDS_IN_A_MESSAGE + 50)]
-    one.news.tell(ids[:1], {LINE: 1})
+    one.news.tell(ids[:1], {LINE: 1}, 0)
     await asyncio.sleep(0)  # its publish begins
-    for id in ids[1:]:
-        one.news.tell([id], {LINE: 1})
+    for transaction, id in enumerate(ids[1:], start=1):
+        one.news.tell([id], {LINE: 1}, transaction)
     hub.thaw()
     await eventually(lambda: len(other.final) == len(ids))
-    assert other.ended == {LINE: len(ids)}
+    assert other.ended == {transaction: {LINE: 1} for transaction in range(len(ids))}
     assert len(messages) <= 3
 
 
@@ -155,12 +154,12 @@ async def test_news_that_cannot_be_sent_are_dropped_and_later_ones_go_out(
 ) -> None:
     one, other = pair
     hub.block()
-    one.news.tell([uuid4()], {LINE: 1})
+    one.news.tell([uuid4()], {LINE: 1}, 7)
     await eventually(lambda: not one.news._final)
     hub.unblock()
     last = uuid4()
     await eventually(lambda: one.broker.state == "open")
-    one.news.tell([last], {})
+    one.news.tell([last], {}, 9)
     await eventually(lambda: other.final == [last])
 
 
@@ -169,7 +168,7 @@ async def test_bytes_that_are_no_news_do_not_deafen(hub: MemoryHub, pair: tuple[
     for format, body in ((codec.SETTLED.name, b"\xc1"), ("settled/9", b"")):
         await one.broker.publish([Outgoing(TOPOLOGY.settled.name, "", format, body)], seconds=5)
     last = uuid4()
-    one.news.tell([last], {})
+    one.news.tell([last], {}, 9)
     await eventually(lambda: other.final == [last])
 
 
@@ -180,7 +179,7 @@ async def test_a_connection_lost_and_found_hears_again(hub: MemoryHub, pair: tup
     last = uuid4()
 
     async def told() -> bool:
-        one.news.tell([last], {})
+        one.news.tell([last], {}, 9)
         await asyncio.sleep(0)
         return last in other.final
 

@@ -69,7 +69,7 @@ def test_control_passes(message: m.Control) -> None:
 
 
 def test_settled_passes() -> None:
-    message = m.Settled(SESSION, [ID], [("q", "k", "key", 3)], [m.Fence(ID, 2)])
+    message = m.Settled(SESSION, [ID], [(7, "q", "k", "key", 3)], [m.Fence(ID, 2)])
     assert codec.decode_settled("settled/1", codec.encode(message)) == message
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from tacoq_manager.store.draw import DRAW, Rated, columns
 from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.store.snapshot import Snapshot
 from tacoq_manager.transitions import MAX_CRASHES
 from tacoq_protocol.messages import Fence, Release
 
@@ -131,8 +132,11 @@ SELECT queue, kind, fairness_key, priority FROM lane WHERE priority < 10
 """
 
 _IN_FLIGHT: Final = """
-SELECT queue, kind, fairness_key, count(*) AS released
-FROM tasks WHERE state IN ('queued', 'running') GROUP BY queue, kind, fairness_key
+SELECT pg_current_snapshot()::text AS seen, counted.*
+FROM (SELECT) AS always LEFT JOIN (
+    SELECT queue, kind, fairness_key, count(*) AS released
+    FROM tasks WHERE state IN ('queued', 'running') GROUP BY queue, kind, fairness_key
+) AS counted ON true
 """
 
 
@@ -268,6 +272,8 @@ async def lanes(connection: HotConnection) -> list[Lane]:
     return [Lane(*row) for row in await connection.fetch(_LANES)]
 
 
-async def in_flight(connection: HotConnection) -> dict[Line, int]:
-    """Count the released tasks of each queue, kind and fairness key."""
-    return {Line(*line): released for *line, released in await connection.fetch(_IN_FLIGHT)}
+async def in_flight(connection: HotConnection) -> tuple[dict[Line, int], Snapshot]:
+    """Count the released tasks of each queue, kind and fairness key; return what was seen, too."""
+    rows = await connection.fetch(_IN_FLIGHT)
+    counts = {Line(*line): released for _, *line, released in rows if released is not None}
+    return counts, Snapshot(rows[0]["seen"])

@@ -114,13 +114,17 @@ ended AS (
         excluded.error
 )
 SELECT place, was, state, queue, kind, fairness_key, priority, crashes >= $19 - 1 AS last_chance,
-    CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at
+    CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at,
+    (SELECT pg_current_xact_id()::text::int8) AS transaction
 FROM r
 """
 
 
 class Applied(NamedTuple):
-    """A move that took place and is committed. `was` and `state` are before and after; `run_at` is when it is due."""
+    """A move that took place and is committed, by `transaction`. `was` and `state` are before and after.
+
+    `run_at` is when it is due.
+    """
 
     transition: Transition
     was: TaskState
@@ -131,6 +135,7 @@ class Applied(NamedTuple):
     priority: int
     last_chance: bool  # as it was before: one at a time of these is released
     run_at: datetime
+    transaction: int
 
     @property
     def frees_slot(self) -> bool:
@@ -181,8 +186,8 @@ async def apply(connection: HotConnection, transitions: Sequence[Transition]) ->
         MAX_CRASHES,
     )
     return [
-        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, priority, last, run_at)
-        for place, was, state, queue, kind, key, priority, last, run_at in records
+        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, priority, last, run_at, by)
+        for place, was, state, queue, kind, key, priority, last, run_at, by in records
     ]
 
 

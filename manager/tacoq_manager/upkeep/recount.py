@@ -35,7 +35,7 @@ class Recount:
         """Do both; return how many lanes there are."""
         async with self._turn:
             self._in_flight.watch()
-            self._on_ended(self._in_flight.recount(await store.in_flight(self._connection)))
+            self._on_ended(self._in_flight.recount(*await store.in_flight(self._connection)))
             lanes = await store.lanes(self._connection)
             self._on_lanes(lanes)
             return len(lanes)
