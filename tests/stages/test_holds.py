@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from tacoq_manager.buckets import Of
@@ -11,6 +14,7 @@ from tacoq_manager.store.claim import Line
 from tacoq_protocol.messages import Completed, Fence, Holds, Snoozed
 from tests.stages.floor import Floor
 from tests.stages.limited import FLOW, NOW, accept_keyed, complete, keys, later
+from tests.support.eventually import eventually
 
 
 async def test_handler_that_is_rate_limited_holds_its_kind_back(floor: Floor) -> None:
@@ -68,6 +72,44 @@ async def test_report_of_a_closed_release_holds_nothing(floor: Floor) -> None:
     await complete(floor, task_id)
     await floor.report(Snoozed(task_id, 1, NOW, 0.1, 60.0, Holds.KIND))
     assert await floor.connection.fetch("SELECT FROM holds") == []
+
+
+async def test_holds_of_two_managers_wait_for_each_other_in_one_order(floor: Floor, lock: Any) -> None:
+    """First all rows, then the leader's: who has a row waits for nobody who waits for it."""
+    floor.join("k", slots=2)
+    ids = [*await floor.accept(fairness_key="a"), *await floor.accept(fairness_key="b")]
+    await floor.dispatch()
+    await lock.execute("INSERT INTO holds VALUES ('default', 'k', 'b', now() + interval '1 minute')")
+    asked = [store.Hold(Fence(task_id, 1), 90.0, True) for task_id in ids]
+    holding = asyncio.create_task(store.hold(floor.manager.database.settle, asked))
+
+    async def it_waits() -> bool:
+        found = await floor.connection.fetch(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(found)
+
+    await eventually(it_waits)
+    await lock.execute("SET LOCAL lock_timeout = '500ms'")
+    await lock.execute("UPDATE leader SET limits = limits + 1")
+    await lock.execute("COMMIT")
+    held, version = await holding
+    assert (len(held), version) == (2, 2)
+
+
+async def test_hold_that_is_over_is_forgotten(floor: Floor) -> None:
+    floor.join("k", slots=3)
+    ids = [task_id for key in "abc" for task_id in await floor.accept(fairness_key=key)]
+    await floor.dispatch()
+    await floor.report(*[Snoozed(task_id, 1, NOW, 0.1, 0.001, Holds.KEY) for task_id in ids])
+    limits = floor.manager.limits
+    assert len(limits._holds) == 3
+
+    async def forgotten() -> bool:
+        await floor.manager.limiting.prune()
+        return not limits._holds and not limits._held_keys
+
+    await eventually(forgotten)
 
 
 async def test_hold_that_another_manager_stored_stops_the_next_claim(floor: Floor) -> None:

@@ -36,6 +36,7 @@ FROM buckets
 """
 
 # A release that is not open any more says nothing. Only what ends later than it did is a change.
+# All rows are locked before the leader's is, as by everybody: EXISTS would look at the first, and lock the others last.
 _HOLD: Final = """
 WITH asked AS MATERIALIZED (
     SELECT t.queue, t.kind, CASE WHEN u.of_key THEN t.fairness_key END AS fairness_key, max(u.seconds) AS seconds
@@ -53,7 +54,7 @@ held AS (
     RETURNING queue, kind, fairness_key, until
 ),
 changed AS (
-    UPDATE leader SET limits = limits + 1 WHERE EXISTS (SELECT FROM held) RETURNING limits
+    UPDATE leader SET limits = limits + 1 WHERE (SELECT count(*) FROM held) > 0 RETURNING limits
 )
 SELECT queue, kind, fairness_key, extract(epoch FROM until - clock_timestamp())::float8 AS seconds,
     (SELECT limits FROM changed) AS version
