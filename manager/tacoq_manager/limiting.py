@@ -85,7 +85,7 @@ class Limiting:
 
     async def prune(self) -> int:
         """Forget what limits nothing any more; return how many rows that was."""
-        self._limits.buckets.prune()
+        self._limits.prune()
         return await store.prune(self._database.upkeep)
 
     def held(self, held: Sequence[Held], version: int) -> None:

@@ -154,6 +154,13 @@ class Limits:
         self.in_flight.forget()
         self.buckets.forget()
 
+    def prune(self) -> None:
+        """Forget what limits nothing any more: holds that are over, and buckets that are full again."""
+        now = self._clock()
+        self._holds = {of: until for of, until in self._holds.items() if until > now}
+        self._held_keys = {flow: until for flow, until in self._held_keys.items() if until > now}
+        self.buckets.prune()
+
     def rates(self, flows: Iterable[Flow]) -> list[Rated]:
         """What the release of tasks of these kinds draws on: mostly nothing."""
         rated = []
