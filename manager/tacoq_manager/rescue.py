@@ -20,6 +20,7 @@ from tacoq_manager.presence import Presence
 from tacoq_manager.sessions import LEASE_SECONDS, Sessions
 from tacoq_manager.settle import Settler
 from tacoq_manager.store import rescue as store
+from tacoq_manager.store.claim import LAST_CHANCE
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.store.rescue import Doubtful
 from tacoq_manager.transitions import lose
@@ -213,9 +214,18 @@ class Rescuer:
 def _suspected(lost: Sequence[Doubtful]) -> frozenset[Fence]:
     """Of the runs that were lost with each session, return those that may have been the cause.
 
-    When one of them was suspected before, those that were so less often were only beside it.
+    Those suspected less often than others were only beside them, by more than one: the first time the cause may have
+    died before its start was known. The last crash is counted only where nobody else is suspected so nearly as much;
+    else the others come as far, and from then on each runs as the only one of them.
     """
-    most: dict[UUID | None, int] = defaultdict(int)
+    by_session: dict[UUID | None, list[Doubtful]] = defaultdict(list)
     for item in lost:
-        most[item.session] = max(most[item.session], item.crashes)
-    return frozenset(item.fence for item in lost if item.started and item.crashes == most[item.session])
+        if item.started:
+            by_session[item.session].append(item)
+    suspected: list[Doubtful] = []
+    for runs in by_session.values():
+        most = max(item.crashes for item in runs)
+        nearly = [item for item in runs if item.crashes == most - 1]
+        sure = most < LAST_CHANCE or not nearly
+        suspected += nearly + [item for item in runs if item.crashes == most and sure]
+    return frozenset(item.fence for item in suspected)
