@@ -41,8 +41,8 @@ def keys_of(task: NewTask, payload: bytes, *, retention: timedelta) -> Keys:
     window = task.idempotency_window or IDEMPOTENCY_WINDOW_SECONDS
     if window > retention.total_seconds():
         raise KeyProblem(
-            f"idempotency_window is {window:g} s, but tasks are kept for {retention.total_seconds():g} s after their "
-            "end: give a shorter one, or set TACOQ_RETENTION"
+            f"idempotency_window is {window:,.0f} s, but tasks are kept for {retention.total_seconds():,.0f} s after "
+            "their end: give a shorter one, or set TACOQ_RETENTION"
         )
     return Keys(
         _unique_key(task, payload),

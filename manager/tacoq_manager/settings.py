@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tacoq_protocol.durations import parse_duration
+from tacoq_protocol.durations import read_duration
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.topology import NAMESPACE_PATTERN, Topology
 
@@ -19,12 +19,12 @@ _POSTGRES = re.compile(r"^(postgres|postgresql)(\+asyncpg)?://")
 
 
 def _duration(value: object) -> object:
-    if not isinstance(value, (str, int, float, timedelta)):
+    if not isinstance(value, str):
         return value
     try:
-        return parse_duration(value, name="TACOQ_RETENTION")
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
+        return read_duration(value)
+    except ConfigurationError:
+        raise ValueError("is not a duration: give seconds, or text like 30d (ms s m h d)") from None
 
 
 class Settings(BaseSettings):
@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 3000
     api_key: SecretStr | None = None  # unset: the API is open to whoever reaches it
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    retention: Annotated[timedelta, BeforeValidator(_duration), Field(ge=timedelta(days=1))] = timedelta(days=30)
+    retention: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(days=30)
 
     @field_validator("database_url")
     @classmethod
@@ -62,6 +62,13 @@ class Settings(BaseSettings):
         if not re.fullmatch(NAMESPACE_PATTERN, namespace):
             raise ValueError("is not a namespace: up to 50 letters, digits, - and _, not beginning with -")
         return namespace
+
+    @field_validator("retention")
+    @classmethod
+    def _is_a_day(cls, retention: timedelta) -> timedelta:
+        if retention < timedelta(days=1):
+            raise ValueError("is less than a day, and the history is kept by the day: give 1d or more")
+        return retention
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -28,6 +28,11 @@ def parse_duration(value: Duration, *, name: str = "duration") -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def read_duration(text: str, *, name: str = "duration") -> timedelta:
+    """Like `parse_duration`, of what somebody typed: a number alone is seconds there, too."""
+    return parse_duration(f"{text}s" if text.replace(".", "", 1).isdecimal() else text, name=name)
+
+
 def in_words(seconds: float) -> str:
     """Return whole seconds, minutes, hours or days, rounded down: "5 s"."""
     name, size = next(unit for unit in reversed(_UNITS.items()) if unit[1] <= max(seconds, 1.0))

@@ -44,5 +44,6 @@ def load_settings(url: str | None = None, api_key: str | None = None) -> Publish
         name = str(first["loc"][0])
         example = ', as in "http://127.0.0.1:3000"' if name == "manager_url" else ""
         raise ConfigurationError(
-            f"TACOQ_{name.upper()} (or the argument for it) is wrong: {first['msg']}{example}"
+            f"TACOQ_{name.upper()} (or the argument for it) is wrong: "
+            f"{first['msg'].removeprefix('Value error, ')}{example}"
         ) from None

@@ -43,6 +43,12 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "geheim" not in repr(settings)
 
 
+@pytest.mark.parametrize("value", ["172800", "48h", "2d"])
+def test_the_retention_is_seconds_or_text(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TACOQ_RETENTION", value)
+    assert load_settings().retention == timedelta(days=2)
+
+
 @pytest.mark.parametrize("url", ["postgres://h/x", "postgresql://h/x", "postgresql+asyncpg://h/x"])
 def test_the_spellings_of_a_postgres_url_are_one(url: str) -> None:
     assert Settings(database_url=url).database_url == "postgresql://h/x"

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tacoq_protocol.durations import in_words, parse_duration
+from tacoq_protocol.durations import in_words, parse_duration, read_duration
 from tacoq_protocol.errors import ConfigurationError
 
 
@@ -22,6 +22,11 @@ def test_what_is_a_duration(written: timedelta | float | str, seconds: float) ->
 def test_what_is_none_names_the_option(written: object) -> None:
     with pytest.raises(ConfigurationError, match="delay = "):
         parse_duration(written, name="delay")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("typed", "seconds"), [("90", 90), ("2.5", 2.5), ("10m", 600), ("1h 30m", 5400)])
+def test_what_is_typed_may_be_seconds(typed: str, seconds: float) -> None:
+    assert read_duration(typed).total_seconds() == seconds
 
 
 @pytest.mark.parametrize(

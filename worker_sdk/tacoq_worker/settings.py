@@ -9,20 +9,19 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tacoq_protocol.durations import parse_duration
+from tacoq_protocol.durations import read_duration
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.labels import parse_labels
 from tacoq_protocol.topology import Topology
 
 
 def _duration(value: object) -> object:
-    if not isinstance(value, (str, int, float, timedelta)):
+    if not isinstance(value, str):
         return value
-    text = f"{value}s" if isinstance(value, str) and value.replace(".", "", 1).isdigit() else value
     try:
-        return parse_duration(text)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
+        return read_duration(value)
+    except ConfigurationError:
+        raise ValueError(f"{value!r} is not a duration: give seconds, or text like 10m (ms s m h d)") from None
 
 
 def _labels(written: str) -> dict[str, str]:
@@ -87,7 +86,8 @@ def load_settings() -> WorkerSettings:
         return WorkerSettings()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        raise ConfigurationError(f"TACOQ_{str(first['loc'][0]).upper()} is wrong: {first['msg']}") from None
+        problem = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"TACOQ_{str(first['loc'][0]).upper()} is wrong: {problem}") from None
 
 
 @dataclass(frozen=True, slots=True)
