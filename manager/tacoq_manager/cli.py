@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 
 import click
@@ -33,12 +33,16 @@ def manager(host: str | None, port: int | None) -> None:
 
 @click.command()
 def migrate() -> None:
-    """Bring the database to this version's schema; makes the database when it is missing."""
+    """Bring the database to this version's schema.
+
+    Makes the database when it is missing.
+    """
     from tacoq_manager.store.migrate import upgrade
 
     settings = load_settings()
     configure_logging("WARNING")
-    done = asyncio.run(upgrade(settings.database_url))
+    with _naming(settings.database_url):
+        done = asyncio.run(upgrade(settings.database_url))
     if done.before == done.after:
         click.echo(f"the schema is at {done.after}: nothing to do")
     else:
@@ -57,7 +61,8 @@ async def _manage(settings: Settings) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         with suppress(NotImplementedError):  # on Windows Ctrl-C raises KeyboardInterrupt
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await check(settings.database_url)
+    with _naming(settings.database_url):
+        await check(settings.database_url)
     async with AsyncExitStack() as running:
         composed = Manager(settings, RabbitBroker(settings.broker_url, "tacoq manager"))
         running.push_async_callback(composed.stop)
@@ -72,6 +77,20 @@ async def _manage(settings: Settings) -> bool:
             end.cancel()
     log.info("manager stopped", extra={"manager": composed.id})
     return composed.broken.is_set()
+
+
+@contextmanager
+def _naming(database_url: str) -> Iterator[None]:
+    """Have DatabaseUnavailable say which database, without its password."""
+    from sqlalchemy.engine import make_url
+
+    from tacoq_manager.store.engine import DatabaseUnavailable
+
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        shown = make_url(database_url).set(password=None, query={}).render_as_string()
+        raise DatabaseUnavailable(f"{error}; TACOQ_DATABASE_URL says {shown}") from error
 
 
 def _run(work: Coroutine[Any, Any, bool]) -> bool:

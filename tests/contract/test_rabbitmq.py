@@ -285,6 +285,21 @@ async def _fails_without_showing(secret: str, url: str, caplog: pytest.LogCaptur
     assert all(secret not in f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
 
 
+async def test_a_virtual_host_that_is_not_there_is_said_so_once(
+    broker_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = RabbitBroker(urlsplit(broker_url)._replace(path="/nowhere").geturl(), "lost")
+    await broker.start()
+    try:
+        with pytest.raises(BrokerUnavailable, match="/nowhere: there is no such virtual host") as raised:
+            await broker.wait_open(2)
+    finally:
+        await broker.stop()
+    assert " at 0x" not in str(raised.value)
+    links = [record.__dict__["link"] for record in caplog.records if record.message == "broker link down"]
+    assert sorted(links) == sorted(set(links))
+
+
 @pytest.mark.parametrize("url", ["", "localhost:5672", "http://localhost/", "amqp://host:port/"])
 def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigurationError, match="amqp://"):

@@ -70,7 +70,11 @@ async def test_it_starts_and_accepts_while_the_broker_is_away(database: str, nam
     [
         ({"TACOQ_PORT": "many"}, "TACOQ_PORT"),
         ({"TACOQ_NAMESPACE": "a.b"}, "TACOQ_NAMESPACE"),
-        ({"TACOQ_DATABASE_URL": "postgresql://postgres@127.0.0.1:1/none"}, "Postgres is not reachable"),
+        ({"TACOQ_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/none"}, "Postgres is not reachable"),
+        (
+            {"TACOQ_DATABASE_URL": "postgresql://me:secret@127.0.0.1:1/none"},
+            "says postgresql://me:***@127.0.0.1:1/none",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_1(variables: dict[str, str], said: str) -> None:
@@ -79,6 +83,7 @@ def test_what_is_wrong_is_one_line_and_exit_1(variables: dict[str, str], said: s
         (line,) = process.log().splitlines()
         assert line.startswith("tacoq: ")
         assert said in line
+        assert "secret" not in line
 
 
 def test_an_address_that_is_taken_is_said_so(database: str, broker_url: str, namespace: str) -> None:

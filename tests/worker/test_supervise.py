@@ -271,6 +271,7 @@ async def test_a_process_that_cannot_be_started_now_is_tried_again(
         ("app:os", "'app:os' is a module and no Worker; its workers: worker"),
         ("broken:worker", "broken cannot be imported: ZeroDivisionError: division by zero"),
         ("needs:worker", "needs cannot be imported: No module named 'not_installed'"),
+        ("typo:worker", "    def f(:\n"),
         ("empty:worker", "'empty:worker' has no handlers: decorate a function with @worker.task"),
         ("dies:worker", "'dies:worker': loading it ended with exit code 5"),
     ],
@@ -279,6 +280,7 @@ def test_a_target_that_cannot_be_loaded_says_why(app: Path, broker_url: str, tar
     folder = app.parent
     (folder / "broken.py").write_text("x = 1 / 0\n")
     (folder / "needs.py").write_text("import not_installed\n")
+    (folder / "typo.py").write_text("def f(:\n")
     (folder / "empty.py").write_text("from tacoq_worker import Worker\nworker = Worker()\n")
     (folder / "dies.py").write_text("import os\nos._exit(5)\n")
     with spawn(TACOQ, "worker", target, env={"TACOQ_BROKER_URL": broker_url}, cwd=folder) as process:
@@ -290,10 +292,10 @@ def test_a_target_that_cannot_be_loaded_says_why(app: Path, broker_url: str, tar
 def test_a_wrong_setting_is_named(app: Path) -> None:
     with spawn(TACOQ, "worker", "app:worker", env={"TACOQ_BROKER_URL": "http://x"}, cwd=app.parent) as process:
         assert process.wait() == 1
-        assert "tacoq: TACOQ_BROKER_URL is wrong" in process.log()
+        assert "tacoq: TACOQ_BROKER_URL is wrong: not the URL of" in process.log()
     with spawn(TACOQ, "worker", "app:worker", env={"TACOQ_SHUTDOWN_GRACE": "soon"}, cwd=app.parent) as process:
         assert process.wait() == 1
-        assert "tacoq: TACOQ_SHUTDOWN_GRACE is wrong" in process.log()
+        assert "tacoq: TACOQ_SHUTDOWN_GRACE is wrong: 'soon' is not a duration" in process.log()
 
 
 async def test_a_broker_that_comes_later_is_waited_for(app: Path, broker_url: str, manager: FakeManager) -> None:

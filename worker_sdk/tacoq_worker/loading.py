@@ -54,7 +54,8 @@ def _where(error: BaseException) -> str:
     """The traceback without the import machinery's frames."""
     frames = traceback.extract_tb(error.__traceback__)
     shown = [f for f in frames if "importlib" not in f.filename and f.filename != __file__]
-    return "".join(traceback.format_list(shown)).rstrip()
+    own = traceback.format_exception_only(error) if isinstance(error, SyntaxError) else []  # it has the line in it
+    return "".join([*traceback.format_list(shown), *own]).rstrip()
 
 
 def _workers_in(module: ModuleType) -> str:

@@ -66,6 +66,8 @@ def _fault(error: BaseException, seconds: float) -> LinkLost | Refused | None:
             return Refused(str(error), CODES.get(type(error), 0))
         case ValueError() | TypeError():
             return None  # ours: a name that AMQP has no room for, say
+        case amqp.InvalidFrameError() if "Connection.OpenOk" in str(error):
+            return LinkLost("there is no such virtual host, or the user may not use it")  # aiormq drops what was said
         case _:
             # Whatever else: for a call in flight aiormq has been seen to raise a bare Exception.
             return LinkLost(f"{type(error).__name__}: {error}")
