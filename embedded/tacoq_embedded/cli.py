@@ -16,10 +16,10 @@ from tacoq_protocol.logs import configure_logging
 @click.option("--host", help="Where to serve HTTP (TACOQ_HOST; 127.0.0.1).")
 @click.option("--port", type=int, help="Where to serve HTTP (TACOQ_PORT; 3000); 0 takes a free one.")
 def dev(targets: tuple[str, ...], *, reload: bool, host: str | None, port: int | None) -> None:
-    """Run manager, workers and Postgres in one process; nothing to install, data in .tacoq/.
+    """Run manager, workers and Postgres in one process.
 
-    For development, tests and demos. Ctrl-C ends it: what runs may end first, what waits is there at the
-    next start. A second Ctrl-C does not wait.
+    For development, tests and demos: nothing to install, data in .tacoq/. Ctrl-C ends it: what runs may end first,
+    what waits is there at the next start. A second Ctrl-C does not wait.
     """
     from tacoq_embedded import dev as running
     from tacoq_embedded.lines import show_runs

@@ -150,7 +150,7 @@ class Manager(Limiting):
             raise TaskConflict(describe(problem), task_id=task_id)
         return self._read(_one.decode, self._of_task(answer, task_id, action), action)
 
-    async def tasks(self, filter: TaskFilter, *, cursor: str | None = None, limit: int | None = None) -> TaskPage:
+    async def tasks(self, filter: TaskFilter, *, cursor: UUID | None = None, limit: int | None = None) -> TaskPage:
         """Return a page of tasks, newest first."""
         query: dict[str, str | list[str]] = msgspec.to_builtins(filter)
         page = {"cursor": cursor, "limit": limit}

@@ -203,7 +203,9 @@ def prepare(
     Raises InvalidTask, with the given `index`, when kind or payload cannot be sent.
     """
     if not _matches(_KIND, call.kind):
-        raise InvalidTask(f"{call.kind!r} is not a kind: up to 200 letters, digits and _ . : -", index=index)
+        name = getattr(call.kind, "__name__", None)  # a handler, or what calling an async one gives
+        instead = f"publish the call {name}.task(…)" if name else "up to 200 letters, digits and _ . : -"
+        raise InvalidTask(f"{call.kind!r} is not a kind: {instead}", index=index)
     if task_id is None:
         task_id = new_task_id()
     elif getattr(task_id, "version", None) != 7:

@@ -299,9 +299,10 @@ class ScriptedManager:
         wanted = {n: request.query.getall(n) for n in ("kind", "queue", "state") if n in request.query}
         views = [v for v in self.views.values() if all(getattr(v, name) in values for name, values in wanted.items())]
         views = sorted(views, key=lambda view: view.id, reverse=True)
-        start, limit = int(request.query.get("cursor", 0)), int(request.query.get("limit", 50))
-        following = str(start + limit) if start + limit < len(views) else None
-        return answer(TaskPage(views[start : start + limit], following))
+        if "cursor" in request.query:
+            views = [view for view in views if view.id < UUID(request.query["cursor"])]
+        page = views[: int(request.query.get("limit", 50))]
+        return answer(TaskPage(page, str(page[-1].id) if len(page) < len(views) else None))
 
     async def _timeline(self, request: web.Request) -> web.Response:
         view = self.views.get(UUID(request.match_info["id"]))
@@ -314,6 +315,8 @@ class ScriptedManager:
         if view is None:
             return problem(404, "no such task", task_id=UUID(request.match_info["id"]))
         about = {"id": view.id, "kind": view.kind, "queue": view.queue, "state": view.state}
+        if view.state.final:
+            return answer(about | {"reason": view.state, "sentence": "it is over"})
         return answer(about | {"reason": "no_slot", "sentence": "no slot is free \x1b", "position": 3})
 
     async def _worker(self, request: web.Request) -> web.Response:

@@ -76,6 +76,13 @@ def test_every_command_is_an_entry_point() -> None:
         assert "--json" in succeeds(name, "--help")
 
 
+@pytest.mark.parametrize("group", ["", "queues", "kinds", "workers", "schedules"])
+def test_each_command_is_listed_by_a_whole_sentence(group: str) -> None:
+    listed = succeeds(*group.split(), "--help").split("Commands:\n")[1].splitlines()
+    assert listed
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_publish_prints_the_id(manager: ScriptedManager) -> None:
     task_id = UUID(succeeds("publish", "add", '{"x": [1, 2.5, "ä"]}').strip())
     assert json.loads(bytes(manager.accepted[task_id].payload)) == {"x": [1, 2.5, "ä"]}
@@ -154,6 +161,12 @@ def test_an_error_of_ours(manager: ScriptedManager, args: list[str], error: type
         (["schedules", "rm", "a/b"], "'a/b' is not a schedule's name"),
         (["schedules", "add", "nightly", "add", "0 3 * * *", "--missed", "never"], "'never' is not one of"),
         (["ps", "--state", "lost"], "'lost' is not one of"),
+        (["ps", "--cursor", "2"], "'2' is not a task id"),
+        (["queues", "limit", "mail", "--rate", "100"], "--rate: '100' is not a rate: give one like \"100/s\""),
+        (["queues", "limit", "mail", "--concurrency", "0"], "--concurrency: Input should be greater than"),
+        (["queues", "limit", "mail", "--weight", "big=0"], "--weight: Input should be greater than"),
+        (["kinds", "limit", "add", "--rate-per-key", "0/s"], "--rate-per-key: '0/s' is not a rate"),
+        (["kinds", "limit", "add", "--max-per-key", "few"], "--max-per-key: Input should be a valid integer"),
     ],
 )
 def test_an_error_of_use(args: list[str], message: str) -> None:
@@ -165,13 +178,13 @@ def test_an_error_of_use(args: list[str], message: str) -> None:
 def test_ps_lists_tasks_newest_first(manager: ScriptedManager) -> None:
     assert succeeds("ps") == "no tasks\n"
     ids = [published(manager) for _ in range(2)] + [
-        published(manager, TaskState.FAILED, error=ErrorInfo("OSError", "x"))
+        published(manager, TaskState.FAILED, error=ErrorInfo("OSError", "disk\nfull " + "x" * 60))
     ]
     heading, *lines = succeeds("ps").splitlines()
     assert heading.split() == ["ID", "KIND", "QUEUE", "STATE", "PRIORITY", "ATTEMPT", "CREATED", "ERROR"]
     assert [line.split()[0] for line in lines] == [str(id) for id in reversed(ids)]
     assert lines[0].split()[1:4] == ["add", "default", "failed"]
-    assert lines[0].endswith("OSError")
+    assert lines[0].endswith(f"OSError: disk full {'x' * 50}…")
     assert len(set(map(len, [line.split("OSError")[0].rstrip() for line in lines]))) == 1
 
 
@@ -186,8 +199,8 @@ def test_ps_filters_and_pages(manager: ScriptedManager) -> None:
     assert (query["created_before"], query["error"]) == (["2030-01-31T12:00:00Z"], ["Time out"])
     assert timedelta(0) < datetime.now(UTC) - datetime.fromisoformat(query["created_after"][0]) < timedelta(hours=2)
     result = run("ps", "--limit", "1")
-    assert result.stderr == "there are more: add --cursor 1\n"
-    assert str(done) in succeeds("ps", "--limit", "1", "--cursor", "1")
+    assert result.stderr == f"there are more: add --cursor {failed}\n"
+    assert str(done) in succeeds("ps", "--limit", "1", "--cursor", str(failed))
 
 
 def test_show_tells_all_there_is(manager: ScriptedManager) -> None:
@@ -209,6 +222,8 @@ def test_why_says_it_in_a_line(manager: ScriptedManager) -> None:
     fields = json.loads(succeeds("why", str(task_id), "--json"))
     assert (fields["reason"], fields["position"]) == ("no_slot", 3)
     assert "until" not in fields
+    ended = succeeds("why", str(published(manager, TaskState.FAILED)))
+    assert ended.startswith("failed: ")
 
 
 def test_cancel(manager: ScriptedManager) -> None:

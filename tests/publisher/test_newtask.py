@@ -19,6 +19,7 @@ from tacoq_protocol.errors import ConfigurationError, InvalidTask
 from tacoq_protocol.http import MAX_PAYLOAD_BYTES, NewTask
 from tacoq_publisher import TaskOptions, new_task_id
 from tacoq_publisher.newtask import decode_json, prepare, publish_options, untyped_call
+from tacoq_worker import Worker
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -136,6 +137,19 @@ def test_a_wrong_kind_is_refused(kind: Any) -> None:
     with pytest.raises(InvalidTask, match="is not a kind") as caught:
         prepare(untyped_call(kind, 1), {}, index=7)
     assert caught.value.index == 7
+
+
+def test_a_handler_in_the_place_of_its_call_is_told_so() -> None:
+    @Worker().task("sums.add")
+    async def add(x: int) -> int:
+        return x
+
+    with pytest.raises(InvalidTask, match=r"is not a kind: publish the call add\.task\(…\)"):
+        prepare(untyped_call(add, None), {})  # type: ignore[arg-type]
+    called = add(1)
+    with pytest.raises(InvalidTask, match=r"publish the call add\.task\(…\)"):
+        prepare(untyped_call(called, None), {})  # type: ignore[arg-type]
+    called.close()
 
 
 def circle() -> list[object]:

@@ -57,7 +57,9 @@ async def _flow(manager: Manager, kind: str, queue: str | None) -> Flow:
     if queues:
         where = f"kind {kind!r} is known in {', '.join(map(repr, queues))}"
         raise KindNotFound(kind, f"{where}: say which `queue` is meant" if queue is None else f"{where}, not {queue!r}")
-    raise KindNotFound(kind, f"no worker has registered kind {kind!r}: start one first; GET /v1/kinds has those known")
+    raise KindNotFound(
+        kind, f"no worker has registered kind {kind!r}: start one first; `tacoq kinds` (GET /v1/kinds) has those known"
+    )
 
 
 async def _view(manager: Manager, flow: Flow) -> KindView:

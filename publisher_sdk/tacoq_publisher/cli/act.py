@@ -59,10 +59,10 @@ def publish(
     as_json: bool,
     **options: Unpack[TaskOptions],
 ) -> None:
-    """Publish a task of KIND with the payload JSON (left out: null; -: from the standard input).
+    """Publish a task of KIND with the payload JSON.
 
-    Prints the task's id, or with --wait its result; where a key has a task already, those of that one. Durations are
-    seconds, or like 90s, 10m, 1h30m.
+    JSON left out is null, and - is the standard input. Prints the task's id, or with --wait its result; where a key
+    has a task already, those of that one. Durations are seconds, or like 90s, 10m, 1h30m.
     """
     value = asking.json_value(payload)
     if unique_fields and unique_payload:
@@ -94,9 +94,10 @@ def publish(
 @click.option("--yes", is_flag=True, help="Of many: do not ask.")
 @manager_options
 def cancel(task_id: UUID | None, yes: bool, url: str | None, as_json: bool, **filter: Unpack[FilterOptions]) -> None:
-    """Cancel a task, or all that fit the filter; one that runs is asked to stop.
+    """Cancel a task, or all that fit the filter.
 
-    Of many the count and a sample come first. With --json they are all: add --yes to do it.
+    One that runs is asked to stop. Of many the count and a sample come first. With --json they are all: add --yes to
+    do it.
     """
     if task_id is None:
         do_many("cancel", _wanted(filter), yes=yes, url=url, as_json=as_json)
@@ -129,10 +130,10 @@ def _cancel_one(task_id: UUID, *, url: str | None, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Of many: do not ask.")
 @manager_options
 def retry(task_id: UUID | None, yes: bool, url: str | None, as_json: bool, **filter: Unpack[FilterOptions]) -> None:
-    """Publish a task that has ended once more, as a new task, and print its id; or all that fit the filter.
+    """Publish an ended task, or all that fit the filter, once more.
 
-    Of many those are meant that failed, unless --state says otherwise, and have not been retried. The count and a
-    sample come first. With --json they are all: add --yes to do it.
+    As a new task, whose id is printed. Of many those are meant that failed, unless --state says otherwise, and have
+    not been retried. The count and a sample come first. With --json they are all: add --yes to do it.
     """
     if task_id is None:
         do_many("retry", _wanted(filter), yes=yes, url=url, as_json=as_json)

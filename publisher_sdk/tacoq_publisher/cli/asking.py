@@ -14,9 +14,9 @@ from uuid import UUID
 import click
 import msgspec
 
-from tacoq_protocol.durations import in_words, parse_duration
+from tacoq_protocol.durations import in_words, read_duration
 from tacoq_protocol.errors import ConfigurationError, InvalidTask
-from tacoq_protocol.http import TaskFilter, View
+from tacoq_protocol.http import ErrorInfo, TaskFilter, View
 from tacoq_protocol.schedules import SCHEDULE_PATTERN
 from tacoq_protocol.states import TaskState
 from tacoq_publisher.manager import Manager
@@ -27,6 +27,7 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _TRY_SECONDS = 15.0
+_BRIEF = 60  # letters of an error's message in a table
 _STATES = click.Choice([state.value for state in TaskState])
 
 
@@ -99,7 +100,7 @@ def on_terminal() -> bool:
 def duration(value: str) -> timedelta:
     """Read seconds, or text like 10m. Raises click.BadParameter, as its neighbours do."""
     try:
-        return parse_duration(float(value) if value.replace(".", "", 1).isdecimal() else value)
+        return read_duration(value)
     except ConfigurationError:
         raise click.BadParameter(f"{value!r} is not a duration: give seconds, or text like 10m (ms s m h d)") from None
 
@@ -193,6 +194,14 @@ def text(value: object) -> str:
             return ", ".join(map(text, value)) or "-"
         case _:
             return "".join(c if c.isprintable() else "�" for c in str(value))
+
+
+def brief(error: ErrorInfo | None) -> str:
+    """Return an error's type and how its message begins."""
+    if error is None:
+        return ""
+    message = " ".join(error.message.split())
+    return f"{error.type}: {message[:_BRIEF]}{'…' if len(message) > _BRIEF else ''}"
 
 
 def age(moment: datetime) -> str:

@@ -24,7 +24,7 @@ _RATE = click.option("--rate", metavar="RATE", help='So many releases, as in "10
 @manager_options
 @click.pass_context
 def queues(context: click.Context, url: str | None, as_json: bool) -> None:
-    """List queues: tasks by state, what workers can take, and limits; or, with a command, pause or limit one."""
+    """List queues, or, with a command, pause or limit one."""
     if context.invoked_subcommand is not None:
         _refuse_before(context, url, as_json)
         return
@@ -55,7 +55,13 @@ def resume_queue(name: str, url: str | None, as_json: bool) -> None:
 @click.argument("name")
 @_CONCURRENCY
 @_RATE
-@click.option("--weight", "weights", metavar="KEY=N", multiple=True, help="Serve N tasks of a fairness key at a time.")
+@click.option(
+    "--weight",
+    "weights",
+    metavar="KEY=N",
+    multiple=True,
+    help="Serve N tasks of a fairness key at a time; 1: as of any other.",
+)
 @manager_options
 def limit_queue(
     name: str, concurrency: str | None, rate: str | None, weights: tuple[str, ...], url: str | None, as_json: bool
@@ -65,6 +71,7 @@ def limit_queue(
     given_weights = dict(map(_weight, weights))
     if not given and not given_weights:
         raise click.UsageError("say what limits it: --concurrency, --rate, --weight")
+    _read(QueueLimits, given | {"weights": given_weights})  # what is wrong needs no manager to say so
 
     async def change(manager: Manager) -> QueueView:
         views = {view.name: view.limits for view in (await manager.queues()).queues}
@@ -79,7 +86,10 @@ def limit_queue(
 @manager_options
 @click.pass_context
 def kinds(context: click.Context, url: str | None, as_json: bool) -> None:
-    """List the kinds that workers have registered; or, with a command, limit one. --json has their schemas."""
+    """List the kinds of workers, or, with a command, limit one.
+
+    --json has their schemas.
+    """
     if context.invoked_subcommand is not None:
         _refuse_before(context, url, as_json)
         return
@@ -108,10 +118,14 @@ def limit_kind(
     url: str | None,
     as_json: bool,
 ) -> None:
-    """Limit a kind over all workers, at once, before what its code says; none: as the code says."""
+    """Limit a kind over all workers, at once.
+
+    What is given goes before what its code says; none: as the code says.
+    """
     given = _given(concurrency=concurrency, rate=rate, max_per_key=max_per_key, rate_per_key=rate_per_key)
     if not given:
         raise click.UsageError("say what limits it: --concurrency, --rate, --max-per-key, --rate-per-key")
+    _read(SetKindLimits, given)
 
     async def change(manager: Manager) -> KindView:
         found = [v for v in (await manager.kinds()).kinds if v.name == name and queue in (None, v.queue)]
@@ -158,9 +172,11 @@ def _read(model: type[B], values: Mapping[str, Any]) -> B:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        message = f"--{option}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r}"
-        raise click.BadParameter(message) from None
+        option = str(first["loc"][0]).replace("_", "-").replace("weights", "weight")
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] != "value_error":  # a message of ours says what it was given
+            problem = f"{problem}, not {first['input']!r}"
+        raise click.BadParameter(f"--{option}: {problem}") from None
 
 
 def _show_queue(view: QueueView, *, as_json: bool) -> None:
@@ -168,6 +184,8 @@ def _show_queue(view: QueueView, *, as_json: bool) -> None:
         print_json(Queues(queues=[view]))
     else:
         _print_queues([view])
+        if not (view.workers or view.scheduled or view.pending or view.queued or view.running):
+            click.echo(f"no worker serves queue {view.name!r}, and no task is in it: is the name right?", err=True)
 
 
 def _show_kind(view: KindView, *, as_json: bool) -> None:
@@ -190,7 +208,7 @@ def _print_queues(queues: list[QueueView]) -> None:
 
 def _print_kinds(kinds: list[KindView]) -> None:
     print_table(
-        ["KIND", "QUEUE", "ATTEMPTS", "TIMEOUT", "ON LOST", "SEEN", "LIMITS"],
+        ["KIND", "QUEUE", "ATTEMPTS", "TIMEOUT", "ON LOST", "REGISTERED", "LIMITS"],
         [
             (k.name, k.queue, k.max_attempts, f"{k.timeout:g} s" if k.timeout else None, k.on_lost, k.seen_at, _of(k))
             for k in kinds

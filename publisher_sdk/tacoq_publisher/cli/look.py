@@ -31,9 +31,9 @@ _PRECISE_SECONDS = 600.0
 @click.command()
 @filter_options
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="At most so many.")
-@click.option("--cursor", help="Go on where a page ended.")
+@click.option("--cursor", metavar="ID", type=asking.task_id, help="Go on where a page ended.")
 @manager_options
-def ps(limit: int, cursor: str | None, url: str | None, as_json: bool, **filter: Unpack[FilterOptions]) -> None:
+def ps(limit: int, cursor: UUID | None, url: str | None, as_json: bool, **filter: Unpack[FilterOptions]) -> None:
     """List tasks, newest first."""
     page = ask(url, lambda manager: manager.tasks(filter_of(filter), cursor=cursor, limit=limit))
     if as_json:
@@ -42,7 +42,7 @@ def ps(limit: int, cursor: str | None, url: str | None, as_json: bool, **filter:
     print_table(
         ["ID", "KIND", "QUEUE", "STATE", "PRIORITY", "ATTEMPT", "CREATED", "ERROR"],
         [
-            (t.id, t.kind, t.queue, t.state, t.priority, t.attempt, t.created_at, t.error.type if t.error else "")
+            (t.id, t.kind, t.queue, t.state, t.priority, t.attempt, t.created_at, asking.brief(t.error))
             for t in page.tasks
         ],
         none="no tasks",
@@ -55,7 +55,7 @@ def ps(limit: int, cursor: str | None, url: str | None, as_json: bool, **filter:
 @click.argument("task_id", metavar="ID", type=asking.task_id)
 @manager_options
 def show(task_id: UUID, url: str | None, as_json: bool) -> None:
-    """Show a task: all fields, payload, result or error, and what happened to it."""
+    """Show all of a task, and what happened to it."""
 
     async def both(manager: Manager) -> tuple[TaskView, Timeline]:
         return await manager.view(task_id, payload=True), await manager.timeline(task_id)
@@ -103,4 +103,5 @@ def why(task_id: UUID, url: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(found.model_dump_json(exclude_none=True))
         return
-    click.echo(f"{found.state}, {found.reason}: {text(found.sentence)}")
+    # How a task ended is its state and its reason.
+    click.echo(f"{', '.join(dict.fromkeys((found.state, found.reason)))}: {text(found.sentence)}")

@@ -8,7 +8,7 @@ import click
 
 from tacoq_protocol.errors import FilterRefused
 from tacoq_protocol.http import BulkCount, BulkRequest, TaskFilter
-from tacoq_publisher.cli.asking import ask, on_terminal, print_json, print_table
+from tacoq_publisher.cli.asking import ask, brief, on_terminal, print_json, print_table
 from tacoq_publisher.manager import BulkAction, Manager
 
 
@@ -57,7 +57,7 @@ def _show(action: BulkAction, counted: BulkCount) -> None:
     if counted.count:
         print_table(
             ["ID", "KIND", "QUEUE", "STATE", "CREATED", "ERROR"],
-            [(t.id, t.kind, t.queue, t.state, t.created_at, t.error.type if t.error else "") for t in counted.sample],
+            [(t.id, t.kind, t.queue, t.state, t.created_at, brief(t.error)) for t in counted.sample],
             none="",
         )
         if counted.count > len(counted.sample):

@@ -19,7 +19,7 @@ from tacoq_publisher.newtask import untyped_call
 @manager_options
 @click.pass_context
 def schedules(context: click.Context, url: str | None, as_json: bool) -> None:
-    """List schedules; or, with a command, make, pause, resume, run or remove one."""
+    """List schedules, or, with a command, make or change one."""
     if context.invoked_subcommand is not None:
         if url is not None or as_json:
             raise click.UsageError(f"put --url and --json after {context.invoked_subcommand}")
@@ -68,9 +68,10 @@ def add(
     url: str | None,
     as_json: bool,
 ) -> None:
-    """Make the schedule NAME, or replace it: a task of KIND at the times of CRON, as "0 3 * * *".
+    """Make a schedule, or replace it.
 
-    JSON is its payload (left out: null; -: from the standard input).
+    NAME publishes a task of KIND at the times of CRON, as "0 3 * * *". JSON is its payload (left out: null;
+    -: from the standard input).
     """
     new = NewSchedule(
         kind=kind,
@@ -89,7 +90,10 @@ def add(
 @click.argument("name", type=asking.schedule_name)
 @manager_options
 def pause(name: str, url: str | None, as_json: bool) -> None:
-    """Let a schedule fire no more, until it is resumed; also one that is in code."""
+    """Let a schedule fire no more, until it is resumed.
+
+    Also one that is in code.
+    """
     _show(ask(url, lambda manager: manager.pause_schedule(name)), as_json)
 
 

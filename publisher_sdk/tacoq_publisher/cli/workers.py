@@ -57,7 +57,10 @@ def show(session: UUID, url: str | None, as_json: bool) -> None:
 def drain(
     session: UUID | None, queue: str | None, host: str | None, leave: bool, url: str | None, as_json: bool
 ) -> None:
-    """Have workers take no more tasks: what has not started goes to others, what runs goes on."""
+    """Have workers take no more tasks.
+
+    What has not started goes to others, what runs goes on.
+    """
     if _is_one(session, queue, host):
         told = ask(url, lambda manager: manager.drain_worker(session, leave=leave))
     else:
