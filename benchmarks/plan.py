@@ -12,7 +12,7 @@ RATE = 200  # lone publishes a second
 
 @dataclass(frozen=True)
 class Plan:
-    """`peers_most`: TacoQ's peers are given no more tasks than this."""
+    """`peers_most`: TacoQ's peers are given no more tasks than this. `scaling`: managers and workers."""
 
     name: str
     peers: tuple[str, ...]
@@ -26,7 +26,9 @@ class Plan:
     backlog_rounds: int
     repeats: int
     memory_tasks: int
+    scaling: tuple[tuple[int, int], ...]
     scaling_rounds: int
+    growth_sample: int
     pending: int
     finished: int
 
@@ -47,7 +49,9 @@ FULL = Plan(
     backlog_rounds=2,
     repeats=10,
     memory_tasks=100_000,
+    scaling=((1, 1), (1, 2), (1, 4), (2, 1), (2, 2)),
     scaling_rounds=3,
+    growth_sample=20_000,
     pending=1_000_000,
     finished=10_000_000,
 )
@@ -59,12 +63,14 @@ QUICK = Plan(
     rounds=2,
     latency_rounds=1,
     trips=10,
-    rate_seconds=3,
-    backlog=500,
+    rate_seconds=2,
+    backlog=300,
     backlog_rounds=1,
     repeats=10,
-    memory_tasks=30_000,
+    memory_tasks=20_000,
+    scaling=((1, 1), (1, 4), (2, 1)),
     scaling_rounds=1,
-    pending=300_000,
+    growth_sample=8_000,
+    pending=200_000,
     finished=200_000,
 )

@@ -24,9 +24,7 @@ from benchmarks.servers import Servers
 from benchmarks.stats import latencies
 from benchmarks.system import Fault, System, system
 
-WORKED = 20_000  # tasks in a sample
 SAMPLES = 3
-LINE = WORKED * (SAMPLES + 2)  # a claim needs something to claim
 LOOKUPS = 500
 SECONDS = 120
 
@@ -56,28 +54,30 @@ _INSERT_AT_ONCE = 500_000
 
 
 def run(servers: Servers, plan: Plan) -> Iterator[dict[str, Any]]:
-    for pending, finished in ((LINE, 0), (plan.pending, 0), (LINE, plan.finished)):
+    few = plan.growth_sample * (SAMPLES + 2)  # a claim needs something to claim
+    for pending, finished in ((few, 0), (plan.pending, 0), (few, plan.finished)):
         with system(servers, "tacoq-postgres", fill=partial(_fill, pending, finished)) as at_work:
-            yield {"pending": pending, "finished": finished, **_measure(at_work, finished > 0)}
+            measured = _measure(at_work, finished > 0, sample=plan.growth_sample)
+        yield {"pending": pending, "finished": finished, **measured}
 
 
-def _measure(at_work: System, any_finished: bool) -> dict[str, Any]:
+def _measure(at_work: System, any_finished: bool, *, sample: int) -> dict[str, Any]:
     manager = http.client.HTTPConnection("127.0.0.1", at_work.place.manager_ports[0], timeout=30)
     live, final = asyncio.run(_some_ids(at_work.place.database_url, any_finished))
     record = {"lookup_live": _lookups(manager, live)}
     if any_finished:
         record["lookup_finished"] = _lookups(manager, final)
     at_work.work(warm=0)
-    _wait_until_worked(manager, WORKED)  # the first ones meet cold workers, of unknown run times
-    samples = [_sample(manager) for _ in range(SAMPLES)]
+    _wait_until_worked(manager, sample)  # the first ones meet cold workers, of unknown run times
+    samples = [_sample(manager, sample) for _ in range(SAMPLES)]
     manager.close()
-    return record | {name: [sample[name] for sample in samples] for name in ("claim", "settle", "per_second")}
+    return record | {name: [of[name] for of in samples] for name in ("claim", "settle", "per_second")}
 
 
-def _sample(manager: http.client.HTTPConnection) -> dict[str, float]:
-    """Microseconds a task of claim and settle, and tasks a second, over WORKED tasks."""
+def _sample(manager: http.client.HTTPConnection, tasks: int) -> dict[str, float]:
+    """Microseconds a task of claim and settle, and tasks a second, over so many tasks."""
     before, began = _metrics(manager), time.perf_counter()
-    _wait_until_worked(manager, before["final"] + WORKED)
+    _wait_until_worked(manager, before["final"] + tasks)
     after, seconds = _metrics(manager), time.perf_counter() - began
     used = {name: after[name] - before[name] for name in after}
     return {

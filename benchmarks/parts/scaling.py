@@ -9,13 +9,11 @@ from benchmarks.plan import WARM_TASKS, Plan
 from benchmarks.servers import Servers
 from benchmarks.system import system
 
-SETS = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2)]
-
 
 def run(servers: Servers, plan: Plan) -> Iterator[dict[str, Any]]:
     tasks = max(plan.tasks)
     for number in range(plan.scaling_rounds):
-        for managers, workers in SETS:
+        for managers, workers in plan.scaling:
             with system(servers, "tacoq-postgres", managers=managers, workers=workers) as at_work:
                 at_work.work(WARM_TASKS)
                 measured = at_work.measure("end_to_end", tasks=tasks)
