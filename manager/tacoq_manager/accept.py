@@ -223,7 +223,10 @@ class Accepter:
             await self._without(group, conflict.ids, _conflict)
             return
         except keyed.KeysTaken as taken:
-            await self._without(group, _rejected(group, taken.holders), partial(_exists, taken.holders))
+            if _depends_on_rejected(group, taken.holders):
+                await self._one_by_one(group)
+            else:
+                await self._without(group, taken.holders.keys(), partial(_exists, taken.holders))
             return
         except asyncpg.PostgresError as error:
             if len(group) == 1:
@@ -232,8 +235,7 @@ class Accepter:
             log.warning(
                 "a request is refused by Postgres; its group is committed one by one", extra={"error": str(error)}
             )
-            for request in group:
-                await self._commit([request])
+            await self._one_by_one(group)
             return
         self._metrics.accepted(len(rows), time.perf_counter() - began)
         for request in group:
@@ -271,6 +273,10 @@ class Accepter:
             else:
                 _fail(request, error(request, index))
         await self._commit(rest)
+
+    async def _one_by_one(self, group: list[_Request]) -> None:
+        for request in group:
+            await self._commit([request])
 
     def _tell(self, rows: Sequence[store.Row], stored: Mapping[UUID, store.Stored]) -> None:
         lanes: set[Lane] = set()
@@ -342,15 +348,11 @@ def _exists(holders: Mapping[UUID, UUID], request: _Request, index: int) -> Task
     )
 
 
-def _rejected(group: Sequence[_Request], holders: Mapping[UUID, UUID]) -> set[UUID]:
-    """Return those that are rejected for certain.
-
-    Not those whose key is held by a task of a request that is itself rejected: without it the key may be free.
-    """
+def _depends_on_rejected(group: Sequence[_Request], holders: Mapping[UUID, UUID]) -> bool:
+    """True when a key is held by a task of another request that is itself rejected: without it the key may be free."""
     place = {row.id: place for place, request in enumerate(group) for row in request.rows}
     rejected = {place[id] for id in holders}
-    certain = {id for id, holder in holders.items() if place.get(holder) not in rejected - {place[id]}}
-    return certain or {next(iter(holders))}
+    return any(place.get(holder) in rejected - {place[id]} for id, holder in holders.items())
 
 
 def _refused(request: _Request, error: asyncpg.PostgresError) -> InvalidTask:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tacoq_manager import transitions as moves
-from tacoq_manager.store import claim, leader, settle
+from tacoq_manager.store import claim, keyed, leader, settle
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.validate import fingerprint
 from tacoq_protocol.errors import InvalidTask, TaskConflict, TaskExists
@@ -196,6 +196,24 @@ async def test_same_key_within_a_batch_follows_the_order_of_the_batch(door: Door
     assert [one.duplicate for one in answers] == [False, True, True, True, True, False]
     assert await door.payload(sent[0].id) == bytes(sent[4].payload)
     assert await door.accept(*sent) == [Accepted(sent[0].id, PENDING, duplicate=True)] * 5
+
+
+async def test_many_requests_that_depend_on_each_other_are_tried_once_each(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shares a key with the next: every second one is rejected, and only by one that is not."""
+    requests = [[reindex(n, on_conflict="reject"), reindex(n + 1, on_conflict="reject")] for n in range(20)]
+    tried: list[int] = []
+    accept = keyed.accept
+
+    async def counted(connection: Any, rows: Any, *arguments: Any) -> Any:
+        tried.append(len(rows))
+        return await accept(connection, rows, *arguments)
+
+    monkeypatch.setattr(keyed, "accept", counted)
+    answers = await door.answers(*requests)
+    assert [isinstance(answer, TaskExists) for answer in answers] == [False, True] * 10
+    assert sum(tried) <= 2 * 40
 
 
 async def test_batch_that_rejects_itself_says_so(door: Door) -> None:
