@@ -164,6 +164,7 @@ async def test_the_docs_name_every_route_and_every_reference_leads_somewhere(ser
     references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
     assert references <= set(schemas)
     assert schemas["NewTask"]["properties"]["priority"]["maximum"] == 9
+    assert [name for name, schema in schemas.items() if "\n    " in schema.get("description", "")] == []
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             assert "default" in operation["responses"], (method, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -69,6 +70,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(_MODELS, ref_template=_REFERENCE)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(components)
+    for schema in components.values():  # msgspec leaves docstrings indented, which Markdown takes for code
+        if "description" in schema:
+            schema["description"] = inspect.cleandoc(schema["description"])
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     for path, operations in _plain_routes().items():
         document["paths"].setdefault(path, {}).update(operations)
