@@ -12,12 +12,12 @@ import pytest
 import pytest_asyncio
 
 from scripts.cleanup import delete_topology
-from tacoq_manager import manager as composing
 from tacoq_manager import notify
 from tacoq_manager.api.app import create_app
 from tacoq_manager.manager import Manager
 from tacoq_manager.serve import HttpServer
 from tacoq_manager.settings import Settings
+from tacoq_manager.upkeep import recount
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
 from tacoq_publisher import Publisher, TaskState
 from tests.acceptance import handlers as h
@@ -45,7 +45,7 @@ class Two:
 @pytest_asyncio.fixture
 async def two(database: str, broker_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Two]:
     monkeypatch.setattr(notify, "REREAD_SECONDS", NEVER)
-    monkeypatch.setattr(composing, "RECOUNT_SECONDS", NEVER)
+    monkeypatch.setattr(recount, "STEP_SECONDS", NEVER)
     settings = Settings(database_url=database, broker_url=broker_url, namespace=namespace, port=0)
     env = {"TACOQ_BROKER_URL": broker_url, "TACOQ_NAMESPACE": namespace}
     async with AsyncExitStack() as stack:
