@@ -74,7 +74,7 @@ def unexpected(status: int, body: bytes, *, url: str, action: str) -> ManagerErr
     match status:
         case 401 | 403:
             advice = "set TACOQ_API_KEY (or api_key=) to a key that may do this"
-        case 404 | 405 if problem is None:
+        case 404 | 405:
             advice = "is that the address of a TacoQ manager, of this version? Set TACOQ_MANAGER_URL (or url=)"
         case status if 300 <= status < 400:
             advice = "redirects are not followed: set TACOQ_MANAGER_URL (or url=) to the final address"

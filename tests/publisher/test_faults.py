@@ -114,6 +114,7 @@ async def test_who_comes_late_in_an_outage_still_has_its_own_time(manager: Scrip
         (says(b'{"tasks":[{"id":17}]}'), "not in a way this version reads"),
         (says(b"", 204), "answered 204"),
         (says(b"Not Found", 404), "answered 404 .* 'Not Found': is that the address of a TacoQ manager"),
+        (says(b'{"title":"x","status":404,"detail":"no /v1/v1 here"}', 404), "no /v1/v1 here: is that the address"),
         (says(b"", 302, Location="http://elsewhere.example/"), "redirects are not followed"),
         (says(b"", 401), "set TACOQ_API_KEY"),
         (says(b"nginx says no", 422), "answered 422 .* 'nginx says no'"),
