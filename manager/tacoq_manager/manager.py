@@ -299,8 +299,7 @@ class Manager:
         return {queue: max(0, int(self.sessions.capacity(queue) - self.credit.used(queue))) for queue in queues}
 
     async def _remind(self) -> int:
-        # An idle manager asks nothing of Postgres.
-        return await self.canceller.remind() if self.in_flight.total() else 0
+        return await self.canceller.remind() if self.in_flight.total() else 0  # idle it asks nothing of Postgres
 
     async def _dead_letters(self) -> int:
         return await self.dead_letters.count() if self.broker.state is not LinkState.CLOSED else 0
@@ -323,10 +322,9 @@ class Manager:
         if not applied:
             return
         after = aftermath(applied)
-        transaction = applied[0].transaction
-        self._count(after.ended, transaction)
+        self._count(after.ended, applied[0].transaction)
         self.waiters.settled(after.final)
-        self.news.tell(after.final, after.ended, transaction)
+        self.news.tell(after.final, after.ended, applied[0].transaction)
         self.prompter.lanes(after.lanes)
         if after.due is not None:
             self.prompter.due(after.due)
