@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_RATE: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*/\s*([smhd])")
+_RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*/\s*([smhd])")
 _LEAST, _MOST = 1 / (366 * 86400.0), 1_000_000.0
 
 

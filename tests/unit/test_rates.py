@@ -17,7 +17,9 @@ def test_what_is_a_rate_and_its_burst(written: str, per_second: float, burst: fl
     assert [rate.per_second, rate.burst] == pytest.approx([per_second, burst])
 
 
-@pytest.mark.parametrize("written", ["", "100", "100/", "/s", "0/s", "-1/s", "1/w", "1e9/s", "9999999/s", "1/s\n"])
+@pytest.mark.parametrize(
+    "written", ["", "100", "100/", "/s", "0/s", "-1/s", "1/w", "1e9/s", "9999999/s", "1/s\n", "१०/s"]
+)
 def test_what_is_none_says_what_one_is(written: str) -> None:
     with pytest.raises(ValueError, match='is not a rate: give one like "100/s"'):
         parse_rate(written)
