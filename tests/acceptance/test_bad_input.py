@@ -14,7 +14,15 @@ from scripts.probes import free_port
 from scripts.services import PrivatePostgres, PrivateRabbit
 from tacoq_protocol.http import MAX_BATCH_TASKS, MAX_PAYLOAD_BYTES, NewTask
 from tacoq_protocol.ids import new_task_id
-from tacoq_publisher import InvalidTask, ManagerUnavailable, Publisher, TaskFailed, TaskNotFound, TaskState
+from tacoq_publisher import (
+    ConfigurationError,
+    InvalidTask,
+    ManagerUnavailable,
+    Publisher,
+    TaskFailed,
+    TaskNotFound,
+    TaskState,
+)
 from tests.acceptance import handlers as h
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually
@@ -35,7 +43,7 @@ async def test_unknown_option_is_named(url: str) -> None:
     assert status == 422
     assert "prioritty" in str(problem["detail"])
     async with Publisher(url) as tacoq:
-        with pytest.raises(TypeError, match="prioritty"):
+        with pytest.raises(ConfigurationError, match="prioritty"):
             await tacoq.publish(h.add.task(1, 1), prioritty=3)  # type: ignore[call-overload]
 
 
