@@ -28,10 +28,11 @@ log = logging.getLogger("tacoq.dispatch")
 
 @dataclass(eq=False, slots=True)
 class Direct:
-    """Tasks that one accept may release. `at`: the database's time of it, once it was answered."""
+    """Tasks that one accept may release, later than `since`. `at`: the database's time of it, once it was answered."""
 
     ids: frozenset[UUID]
     epoch: int
+    since: datetime
     at: datetime | None = None
 
 
@@ -50,23 +51,25 @@ class Unpublished:
         self._epoch = 0
         self._claims = 0  # under way
         self._direct: list[Direct] = []  # after the last claim, or perhaps
+        self._lost: list[Direct] = []
         self._doubtful: list[Fence] = []
 
     @property
     def none(self) -> bool:
         """True when nothing can be queued that nobody publishes."""
-        return not self._since and not self._doubtful
+        return not (self._since or self._lost or self._doubtful)
 
     def taken(self, taken: Taken) -> None:
         """This manager leads now. When another one did meanwhile, what is queued may be of its claims."""
         if taken.epoch != self._epoch + 1:
             self._since = {}  # not cleared: a claim that is under way since then must not be remembered, either
+            self._lost = []
             self._doubtful = []
         self._epoch, self._last = taken.epoch, taken.at
 
     def came_through(self, at: datetime) -> None:
         """A claim was answered; `at` is the database's time of it."""
-        self._last = at
+        self._last = at if self._last is None else max(self._last, at)  # answers may come in another order
         self._direct = [direct for direct in self._direct if direct.at is None or direct.at > at]
 
     @contextmanager
@@ -85,7 +88,9 @@ class Unpublished:
 
     def direct(self, ids: Iterable[UUID]) -> Direct:
         """An accept is about to be sent that may release these, each for the first time."""
-        direct = Direct(frozenset(ids), self._epoch)
+        times = [direct.at for direct in self._direct if direct.at is not None]
+        assert self._last is not None, "nothing is released before the lead is taken"
+        direct = Direct(frozenset(ids), self._epoch, max([self._last, *times]))
         self._direct.append(direct)
         return direct
 
@@ -102,7 +107,7 @@ class Unpublished:
         """Its answer was lost: what it released, if it did, nobody publishes."""
         self._direct.remove(direct)
         if direct.epoch == self._epoch:  # else others may have accepted and released the same since
-            self.doubt(Fence(id, 1) for id in direct.ids)
+            self._lost.append(direct)
 
     def doubt(self, fences: Iterable[Fence]) -> None:
         """These are to be given back, and Postgres is away."""
@@ -113,7 +118,7 @@ class Unpublished:
 
         Raises DatabaseUnavailable: then it is still to be done.
         """
-        epoch, remembered, doubtful = self._leader.epoch, self._since, self._doubtful
+        epoch, remembered, lost, doubtful = self._leader.epoch, self._since, self._lost, self._doubtful
         if epoch is None or self.none:
             return
         for queue, since in list(remembered.items()):
@@ -125,8 +130,10 @@ class Unpublished:
             known = frozenset[UUID]().union(*(direct.ids for direct in self._direct))
             await self._give_back([fence for fence in found if fence.task_id not in known])
             del remembered[queue]
+        while lost:
+            await self._give_back(await store.accepted(self._connection, epoch, lost[0].ids, lost[0].since))
+            del lost[0]
         if doubtful:
-            await store.wait_for_releases(self._connection, epoch)
             fences = doubtful.copy()
             await self._give_back(fences)
             del doubtful[: len(fences)]

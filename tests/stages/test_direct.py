@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,6 +18,7 @@ from tacoq_manager.store.claim import Flow, Lane
 from tacoq_manager.store.engine import DatabaseUnavailable
 from tacoq_manager.store.snapshot import Snapshot
 from tacoq_protocol.errors import PublishUnconfirmed
+from tacoq_protocol.http import Accepted
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import Completed
 from tests.stages.floor import Floor
@@ -153,15 +155,19 @@ async def test_unique_task_is_left_to_the_dispatcher(direct: Floor) -> None:
     assert await direct.dispatch() == 1
 
 
+async def commit(floor: Floor, again: store.Row) -> Accepted:
+    """Accept the row as it is; return the answer."""
+    sending = asyncio.ensure_future(floor.manager.accepter.commit([again]))
+    await asyncio.sleep(0)
+    await floor.manager.accepter.step()
+    (answer,) = await sending
+    return answer
+
+
 async def test_resend_is_not_released_again(direct: Floor) -> None:
     again = row()
-    for _ in range(2):
-        sending = asyncio.ensure_future(direct.manager.accepter.commit([again]))
-        await asyncio.sleep(0)
-        await direct.manager.accepter.step()
-        (answer,) = await sending
-        assert answer.state == "queued"
-    assert answer.duplicate
+    answers = [await commit(direct, again) for _ in range(2)]
+    assert [(answer.state, answer.duplicate) for answer in answers] == [("queued", False), ("queued", True)]
     assert await came(direct, 1) == [again.id]
     assert direct.manager.in_flight.by_queue() == {"default": 1}
 
@@ -208,6 +214,61 @@ async def test_what_was_released_by_an_accept_whose_answer_was_lost_is_released_
     assert {release.release for release in direct.releases[1:]} == {1, 2}
     assert (await direct.row(before))["release"] == 1
     assert direct.manager.in_flight.queue("default") == 4
+
+
+async def test_resend_whose_answer_was_lost_does_not_give_back_what_is_published(
+    direct: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = store.accept
+
+    async def lost(*arguments: Any) -> dict[UUID, store.Stored]:
+        await accept(*arguments)
+        raise DatabaseUnavailable("the connection broke after the commit")
+
+    again = row()
+    assert (await commit(direct, again)).state == "queued"
+    await came(direct, 1)
+    with monkeypatch.context() as fault:
+        fault.setattr(store, "accept", lost)
+        with pytest.raises(DatabaseUnavailable):
+            await commit(direct, again)
+    assert await direct.dispatch() == 0
+    assert (await direct.row(again.id))["release"] == 1
+
+
+async def test_claim_that_was_answered_before_an_earlier_accept_is_not_taken_for_a_lost_one(
+    direct: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept, claims = store.accept, claim.claim
+    answer = asyncio.Event()
+
+    async def late(*arguments: Any) -> dict[UUID, store.Stored]:
+        stored = await accept(*arguments)
+        await answer.wait()
+        return stored
+
+    async def lost(*arguments: Any, **options: Any) -> claim.Batch:
+        await claims(*arguments, **options)
+        raise DatabaseUnavailable("the connection broke after the commit")
+
+    (claimed,) = await direct.accept(kind="two")
+    with monkeypatch.context() as fault:
+        fault.setattr(store, "accept", late)
+        accepting = asyncio.create_task(direct.accept())
+        await eventually(lambda: direct.connection.fetchval("SELECT count(*) = 1 FROM tasks WHERE state = 'queued'"))
+        direct.join("k", "two", slots=4)
+        assert await direct.dispatch() == 1
+        answer.set()
+        await accepting
+    await came(direct, 2)
+    monkeypatch.setattr(direct.manager.accepter, "_reserving", lambda _: nullcontext())
+    await direct.accept(kind="two")
+    with monkeypatch.context() as fault:
+        fault.setattr(claim, "claim", lost)
+        with pytest.raises(DatabaseUnavailable):
+            await direct.manager.dispatcher.step()
+    assert await direct.dispatch() == 1
+    assert (await direct.row(claimed))["release"] == 1
 
 
 async def test_lost_claim_gives_back_nothing_that_accept_released_meanwhile(

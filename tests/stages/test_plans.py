@@ -23,6 +23,7 @@ STATEMENTS = {
     "claim": (claim._CLAIM, 8),
     "claim rated": (claim._CLAIM_RATED, 12),
     "unpublished": (claim._UNPUBLISHED, 4),
+    "accepted": (claim._ACCEPTED, 2),
     "lanes": (claim._LANES, 0),
     "in flight": (claim._IN_FLIGHT, 0),
     "settle": (settle._APPLY, 19),

@@ -6,7 +6,7 @@ takes: a scan of the queue would walk over every row that a limit or an unknown 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -104,6 +104,12 @@ FROM lead LEFT JOIN LATERAL (
     SELECT id, release FROM tasks
     WHERE state IN ('queued', 'running') AND state = 'queued' AND queue = $3 AND queued_at > $4
 ) AS t ON true
+"""
+
+# What is released by a claim is queued later than it was made.
+_ACCEPTED: Final = """
+SELECT id, release FROM tasks
+WHERE id = ANY ($1) AND state = 'queued' AND queued_at > $2 AND queued_at = created_at
 """
 
 # Loose index scan: one probe per line and one per lane, whatever lies in it.
@@ -260,6 +266,15 @@ async def unpublished(
     await wait_for_releases(connection, epoch)
     rows = await connection.fetch(_UNPUBLISHED, epoch, holder, queue, since)
     return [Fence(*row) for row in rows if row["id"] is not None] if rows else None
+
+
+async def accepted(connection: HotConnection, epoch: int, ids: Collection[UUID], since: datetime) -> list[Fence]:
+    """Return those of `ids` that an accept after `since` released, whose answer was lost: it may still be at work.
+
+    Not what had been accepted before, and came again. Raises DatabaseUnavailable.
+    """
+    await wait_for_releases(connection, epoch)
+    return [Fence(*row) for row in await connection.fetch(_ACCEPTED, list(ids), since)]
 
 
 async def wait_for_releases(connection: HotConnection, epoch: int) -> None:
