@@ -239,23 +239,46 @@ async def test_a_thread_that_a_handler_made_does_not_hold_up_the_end(
         assert process.wait(10) == 0
 
 
+async def test_several_workers_run_and_each_is_replaced_by_its_own(
+    app: Path, broker_url: str, manager: FakeManager
+) -> None:
+    (app.parent / "more.py").write_text(APP.replace("Worker(", 'Worker("slow", '))
+    with tacoq_worker(app, broker_url, manager, "more:worker", "--processes", "2") as process:
+        await manager.until(lambda: len(registered(manager)) == 4)
+        assert sorted(r.queue for r in registered(manager)) == ["default", "default", "slow", "slow"]
+        victim = next(r for r in registered(manager) if r.queue == "slow")
+        os.kill(victim.pid, signal.SIGKILL)
+        await manager.until(lambda: len(registered(manager)) == 5)
+        assert registered(manager)[-1].queue == "slow"
+        assert isinstance(await manager.run("version"), Completed)
+        process.terminate()
+        assert process.wait() == 0
+
+
+def test_of_several_workers_the_one_that_cannot_be_loaded_says_why(app: Path, broker_url: str) -> None:
+    targets = ["app:worker", "app:nope"]
+    with spawn(TACOQ, "worker", *targets, env={"TACOQ_BROKER_URL": broker_url}, cwd=app.parent) as process:
+        assert process.wait() == 1
+        assert "app has no 'nope'; its workers: worker" in process.log()
+
+
 @pytest.mark.parametrize("fault", [OSError("no more processes"), ConfigurationError("half a file")])
 async def test_a_process_that_cannot_be_started_now_is_tried_again(
     fault: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = Supervisor(
-        "app:worker", processes=1, broker=MemoryBroker(MemoryHub()), topology=Topology("test"), grace=1.0
+        ["app:worker"], processes=1, broker=MemoryBroker(MemoryHub()), topology=Topology("test"), grace=1.0
     )
     answers: list[Exception | None] = [fault, None]
 
-    async def load(_: int) -> list[object]:
+    async def load(_: object) -> list[object]:
         answer = answers.pop(0)
         if answer is not None:
             raise answer
         return []
 
     monkeypatch.setattr(supervisor, "_load", load)
-    await supervisor._restart(60.0)
+    await supervisor._restart("app:worker", 60.0)
     assert not answers
     assert "session process not restarted" in caplog.text
     answers[:] = [fault]
@@ -335,17 +358,17 @@ async def test_reloading_goes_on_after_errors_nobody_foresaw(
             yield {(1, f"changed{number}.py")}
         await asyncio.Event().wait()
 
-    loads: list[int] = []
+    loads: list[object] = []
 
-    async def load(count: int) -> list[_Child]:
-        loads.append(count)
+    async def load(targets: object) -> list[_Child]:
+        loads.append(targets)
         if len(loads) == 1:
             raise RuntimeError("a bug")
         return []
 
     monkeypatch.setattr("watchfiles.awatch", awatch)
     supervisor = Supervisor(
-        "app:worker", processes=1, broker=MemoryBroker(MemoryHub()), topology=Topology("test"), grace=1.0
+        ["app:worker"], processes=1, broker=MemoryBroker(MemoryHub()), topology=Topology("test"), grace=1.0
     )
     monkeypatch.setattr(supervisor, "_load", load)
     watching = asyncio.create_task(supervisor._reload_on_change())

@@ -1,4 +1,4 @@
-"""Supervise: keep N session processes running; tell managers of dead ones at once; swap the code when it changes.
+"""Supervise: keep N session processes of each worker; tell managers of dead ones at once; swap code that changes.
 
 The parent never imports the application: a process that cannot load it says so and ends, and what ran goes
 on.
@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -39,6 +39,7 @@ LAST_NEWS_SECONDS = 5.0  # to tell of losses, at the end
 class _Child:
     """A session process that has loaded the code. `retired`: it was told to end."""
 
+    target: str
     session: UUID
     queue: str
     process: asyncio.subprocess.Process
@@ -66,7 +67,7 @@ class Supervisor:
 
     def __init__(
         self,
-        target: str,
+        targets: Sequence[str],
         *,
         processes: int,
         broker: Broker,
@@ -74,8 +75,7 @@ class Supervisor:
         grace: float,
         labels: Mapping[str, str] = NO_LABELS,
     ) -> None:
-        self._target = target
-        self._processes = processes
+        self._wanted = [target for target in targets for _ in range(processes)]
         self._broker = broker
         self._topology = topology
         self._grace = grace
@@ -98,7 +98,7 @@ class Supervisor:
         watching = loop.create_task(self._reload_on_change()) if reload else None
         try:
             try:
-                for child in await self._load(self._processes):
+                for child in await self._load(self._wanted):
                     self._go(child)
             except ConfigurationError:
                 if not self._stopping.is_set():
@@ -132,7 +132,7 @@ class Supervisor:
         """Replace every process by one with the code as it is now; False when that cannot be loaded."""
         old = list(self._children)
         try:
-            fresh = await self._load(self._processes)
+            fresh = await self._load(self._wanted)
         except Exception as error:
             unforeseen = None if isinstance(error, (ConfigurationError, OSError)) else error
             log.error("new code cannot be loaded; the old goes on", exc_info=unforeseen, extra={"reason": str(error)})
@@ -157,9 +157,9 @@ class Supervisor:
                 log.exception("files cannot be watched now; changes since are seen with the next one")
             await _unless(self._stopping, WATCH_AGAIN_SECONDS)
 
-    async def _load(self, count: int) -> list[_Child]:
+    async def _load(self, targets: Sequence[str]) -> list[_Child]:
         """Start processes and wait until each has loaded the code. Raises ConfigurationError, with none left."""
-        loaded = await asyncio.gather(*(self._load_one() for _ in range(count)), return_exceptions=True)
+        loaded = await asyncio.gather(*map(self._load_one, targets), return_exceptions=True)
         children = [child for child in loaded if isinstance(child, _Child)]
         errors = [error for error in loaded if isinstance(error, BaseException)]
         if errors:
@@ -168,12 +168,12 @@ class Supervisor:
             raise errors[0]
         return children
 
-    async def _load_one(self) -> _Child:
+    async def _load_one(self, target: str) -> _Child:
         session = uuid4()
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tacoq_worker.process", self._target, str(session), str(theirs.fileno()),
+                sys.executable, "-m", "tacoq_worker.process", target, str(session), str(theirs.fileno()),
                 *self._labels, stdin=asyncio.subprocess.DEVNULL, pass_fds=[theirs.fileno()],
             )  # fmt: skip
         self._loading.add(process)
@@ -187,8 +187,8 @@ class Supervisor:
             self._loading.discard(process)
         if "queue" not in answer:
             ending = _ending(await process.wait())
-            raise ConfigurationError(answer.get("error", f"{self._target!r}: loading it {ending}"))
-        return _Child(session, answer["queue"], process, pipe)
+            raise ConfigurationError(answer.get("error", f"{target!r}: loading it {ending}"))
+        return _Child(target, session, answer["queue"], process, pipe)
 
     def _go(self, child: _Child) -> None:
         if self._stopping.is_set():
@@ -209,18 +209,18 @@ class Supervisor:
             log.warning("session process died", extra=fields)
             self._run(self._tell_lost(child, _ending(code)))
             if not child.retired:
-                await self._restart(time.monotonic() - child.began)
+                await self._restart(child.target, time.monotonic() - child.began)
         else:  # it left in order: stopped, replaced, or drained by a manager
             log.info("session process ended", extra=fields)
 
-    async def _restart(self, lived: float) -> None:
+    async def _restart(self, target: str, lived: float) -> None:
         self._quick_deaths = 0 if lived > STEADY_SECONDS else self._quick_deaths + 1
         while not self._stopping.is_set():
             if self._quick_deaths > 1:
                 delay = min(MAX_RESTART_DELAY, 0.5 * 2.0 ** (self._quick_deaths - 2))
                 await _unless(self._stopping, delay)
             try:
-                for child in await self._load(0 if self._stopping.is_set() else 1):
+                for child in await self._load([] if self._stopping.is_set() else [target]):
                     self._go(child)
                 return
             except (ConfigurationError, OSError) as error:  # the machine may have no room for a process now
