@@ -57,7 +57,7 @@ class Reservation:
             for row in rows:
                 found = stored[row.id]
                 if found.state is TaskState.QUEUED and not found.duplicate:
-                    claimed.append(Claimed(lane, _release(row, found), row.max_attempts))
+                    claimed.append(Claimed(lane, _release(row, found)))
         return claimed
 
     def settle(self, claimed: Sequence[Claimed]) -> set[Line]:
@@ -223,4 +223,5 @@ def _release(row: Row, stored: Stored) -> Release:
         False,
         row.traceparent,
         row.tracestate,
+        row.max_attempts,
     )

@@ -122,7 +122,7 @@ class ReleasePublisher:
 
     def _runs_once(self, item: Claimed) -> bool:
         spec = self._sessions.spec(item.lane.queue, item.lane.kind)
-        return spec is not None and (spec.on_lost == "fail" or (item.max_attempts or spec.max_attempts) <= 1)
+        return spec is not None and (spec.on_lost == "fail" or (item.release.max_attempts or spec.max_attempts) <= 1)
 
     def _packed(self, queue: str, claimed: Sequence[Claimed]) -> Iterable[list[Release]]:
         """Cut into messages of one kind, in order. An announced release travels alone."""

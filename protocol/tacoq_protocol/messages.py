@@ -27,8 +27,9 @@ class Fence(NamedTuple):
 class Release(Struct, array_like=True, frozen=True):
     """One hand-over of a task to the workers.
 
-    `attempt` counts the ended runs that used up an attempt, so 0 is the first try. `timeout` is in seconds. A release
-    that is `announced` may run only after its start report was confirmed: the task has been lost before.
+    `attempt` counts the ended runs that used up an attempt, so 0 is the first try. `timeout` is in seconds; it and
+    `max_attempts` are the task's own, which go before the kind's. A release that is `announced` may run only after its
+    start report was confirmed: the task has been lost before.
     """
 
     task_id: UUID
@@ -42,6 +43,7 @@ class Release(Struct, array_like=True, frozen=True):
     announced: bool = False
     traceparent: str | None = None
     tracestate: str | None = None
+    max_attempts: int | None = None
 
     @property
     def fence(self) -> Fence:
@@ -158,7 +160,7 @@ class Reports(Struct):
 
 
 class Backoff(Struct, frozen=True):
-    """Wait before retry n = min(max, base × factor^(n-1)), then drawn uniformly from its upper half. Seconds.
+    """Wait before retry n: min(max, base × factor^(n-1)), then drawn uniformly from its upper half. Seconds.
 
     Half-fixed, half-random ("equal jitter", M. Brooker, "Exponential Backoff And Jitter", 2015): never near zero.
     """
@@ -166,6 +168,13 @@ class Backoff(Struct, frozen=True):
     base: float = 1.0
     factor: float = 2.0
     max: float = 3600.0
+
+    def ceiling(self, failed: int) -> float:
+        """Return the longest wait after the `failed`-th failed attempt, 1 for the first; the shortest is half of it."""
+        try:
+            return min(self.max, self.base * self.factor ** (failed - 1))
+        except OverflowError:  # of a long series
+            return self.max
 
 
 class KindSpec(Struct, frozen=True):

@@ -56,12 +56,12 @@ async def came(floor: Floor, count: int) -> list[UUID]:
 
 
 async def test_task_is_released_as_it_is_accepted(direct: Floor) -> None:
-    (task_id,) = await direct.accept(timeout=7.0, expires_in=60.0)
+    (task_id,) = await direct.accept(timeout=7.0, expires_in=60.0, max_attempts=2)
     assert await came(direct, 1) == [task_id]
     (release,) = direct.releases
     row = await direct.row(task_id)
     assert (row["state"], row["release"], row["created_at"]) == ("queued", 1, row["queued_at"])
-    assert (release.release, release.attempt, release.timeout) == (1, 0, 7.0)
+    assert (release.release, release.attempt, release.timeout, release.max_attempts) == (1, 0, 7.0, 2)
     assert (release.created_at, release.expires_at) == (row["created_at"], row["expires_at"])
     assert direct.manager.in_flight.queue("default") == 1
     await direct.report(Completed(task_id, 1, NOW, 0.1, b"3"))

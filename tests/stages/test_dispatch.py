@@ -229,6 +229,7 @@ async def test_what_may_run_once_only_is_not_released_again_when_its_confirm_is_
     monkeypatch.setattr(floor.manager.broker, "publish", publish)
     assert await floor.manager.dispatcher.step() == 0
     await eventually(lambda: [release.fence for release in floor.releases] == [(once, 1)])
+    assert floor.releases[0].max_attempts == max_attempts
     await floor.report(Completed(once, 1, NOW, 1.0, b"1"))
     assert await floor.state(once) == "completed"
 

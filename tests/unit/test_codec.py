@@ -47,7 +47,7 @@ CONTROL: list[m.Control] = [
 
 
 def test_releases_pass_with_their_payload_untouched() -> None:
-    release = m.Release(ID, 7, "k", 1, b"\xff\x00 not even JSON", NOW, 2.5, NOW, True, "tp", "ts")
+    release = m.Release(ID, 7, "k", 1, b"\xff\x00 not even JSON", NOW, 2.5, NOW, True, "tp", "ts", 3)
     message = m.Releases("q", [release, m.Release(ID, 8, "k", 0, b"", NOW)])
     assert codec.decode_releases("releases/1", codec.encode(message)) == message
 

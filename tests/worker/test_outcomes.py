@@ -337,19 +337,6 @@ async def test_the_cause_of_a_verdict_is_its_traceback(make_broker: BrokerFactor
     assert "OSError: disk full" in outcome.error.traceback
 
 
-async def test_a_failed_run_is_logged_with_its_fields(
-    make_broker: BrokerFactory, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with playing(worker, make_broker) as (_, manager):
-        release = make_release("run_async", b'{"how": "value"}')
-        await manager.publish(release)
-        await manager.outcome(release)
-    [record] = [r for r in caplog.records if r.message == "run failed"]
-    assert record.__dict__["task_id"] == str(release.task_id)
-    assert record.__dict__["error"] == "ValueError: a value"
-    assert "in decide" in record.__dict__["traceback"]
-
-
 async def test_the_context_s_logger_adds_the_task_to_each_record(
     make_broker: BrokerFactory, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -80,6 +80,11 @@ class Run:
                 deadline=None if self.timeout is None else self.started_at + timedelta(seconds=self.timeout),
             )
 
+    @property
+    def most_attempts(self) -> int:
+        """Of runs that fail, or are lost."""
+        return self.release.max_attempts or self.handler.spec.max_attempts
+
     def ask_to_stop(self) -> None:
         """Tell the handler, if it looks."""
         if self.context is not None:

@@ -176,7 +176,7 @@ class _Slot:
             outcome = await self._run(held, run)
             self._report(held, outcome)
             if isinstance(outcome, Failed):
-                _log_failure(outcome)
+                _log_failure(run, outcome)
             elif runs.isEnabledFor(logging.DEBUG):
                 _log_end(run, outcome)
             if run.stop is not None or contextvars.copy_context() != clean or _cancelling():
@@ -253,19 +253,30 @@ def _nothing() -> None:
     """Nothing runs that could be stopped."""
 
 
-def _log_failure(outcome: Failed) -> None:
-    error = outcome.error
+def _log_failure(run: Run, outcome: Failed) -> None:
+    error, attempt, most = outcome.error, outcome.attempt + 1, run.most_attempts
     fields = {
         "task_id": str(outcome.task_id),
         "kind": outcome.kind,
         "release": outcome.release,
-        "attempt": outcome.attempt,
-        "retryable": outcome.retryable,
+        "attempt": attempt,
+        "max_attempts": most,
+        "retry": _retry(run, outcome) if attempt < most else "no: attempts are used up",
         "error": f"{error.type}: {error.message}",
     }
     if error.traceback is not None:
         fields["traceback"] = error.traceback
     log.warning("run failed", extra=fields)
+
+
+def _retry(run: Run, outcome: Failed) -> str:
+    """Whether another run follows, as far as the worker can know: a cancel goes before it, managers draw the wait."""
+    if not outcome.retryable:
+        return "no: not retryable"
+    if outcome.delay is not None:
+        return f"in {outcome.delay:g} s"
+    longest = run.handler.spec.backoff.ceiling(outcome.attempt + 1)
+    return f"in {longest / 2:g} to {longest:g} s"
 
 
 def _log_end(run: Run, outcome: Outcome) -> None:

@@ -186,7 +186,6 @@ class Claimed(NamedTuple):
 
     lane: Lane
     release: Release
-    max_attempts: int | None  # the task's own
 
 
 class Batch(NamedTuple):
@@ -246,8 +245,8 @@ async def claim(
                 row["announced"],
                 row["traceparent"],
                 row["tracestate"],
+                row["max_attempts"],
             ),
-            row["max_attempts"],
         )
         for row in rows
     ]
