@@ -56,11 +56,11 @@ demo-rabbitmq: install ## the same on RabbitMQ and Postgres, in separate process
 bench: install $(BENCH_STAMP) ## TacoQ beside its peers (QUICK=1: five minutes; ARGS="--peers tacoq-postgres --parts rounds")
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
-test: install ## the whole test suite (Postgres and RabbitMQ: found, started or installed)
-	$(PY) scripts/services.py run --no-fsync -- $(PY) -m pytest -n 3 --dist loadfile $(ARGS)
+test: install ## the whole test suite (Postgres, RabbitMQ and Redis: found, started or installed)
+	$(PY) scripts/services.py run --no-fsync --redis -- $(PY) -m pytest -n 3 --dist loadfile $(ARGS)
 
 faults: install ## break everything at random under load, for minutes (SEED=1 repeats, FOR=60 seconds)
-	@FAULTS_SEED=$(SEED) FAULTS_SECONDS=$(FOR) $(PY) scripts/services.py run --no-fsync -- $(PY) -m tests.faults $(ARGS)
+	@FAULTS_SEED=$(SEED) FAULTS_SECONDS=$(FOR) $(PY) scripts/services.py run --no-fsync --redis -- $(PY) -m tests.faults $(ARGS)
 
 check: install ## lint, format, types, import contracts
 	$(VENV)/bin/ruff check .

@@ -95,7 +95,7 @@ def _empty(url: str) -> str:
         candidate = urlsplit(url)._replace(path=f"/{number}").geturl()
         if redis(candidate, "DBSIZE").strip() == ":0":
             return candidate
-    raise RuntimeError("no database of the Redis is empty: name another one in TACOQ_REDIS_URL")
+    raise RuntimeError("no database of the Redis is empty: name another one in TACOQ_RESULTS_URL")
 
 
 def _redis_version(url: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Installed binaries in; a Postgres or RabbitMQ of our own out: to use, kill, restart, never left behind."""
+"""Installed binaries in; a Postgres, RabbitMQ or Redis of our own out: to use, kill, restart, never left behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scripts.probes import free_port, postgres_fault, rabbit_fault, redis_fault
 NEEDED = {
     "postgres": ("postgresql", "TACOQ_DATABASE_URL"),
     "rabbitmq-server": ("rabbitmq-server", "TACOQ_BROKER_URL"),
-    "redis-server": ("redis-server", "TACOQ_REDIS_URL"),
+    "redis-server": ("redis-server", "TACOQ_RESULTS_URL"),
 }
 
 # The shell starts a watchdog and becomes the server, so the server's pid is the one that Popen knows. The

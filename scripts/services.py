@@ -2,11 +2,11 @@
 
 Both are taken from TACOQ_DATABASE_URL and TACOQ_BROKER_URL, else from their default addresses when they
 answer there, else started privately from installed binaries, else (Debian, root) installed first. So is a
-Redis, from TACOQ_REDIS_URL, for the benchmarks, which ask for it.
+Redis, from TACOQ_RESULTS_URL, for the tests and the benchmarks, which ask for it.
 
-    python scripts/services.py run [--private] [--no-fsync] [-- COMMAND …]
+    python scripts/services.py run [--private] [--no-fsync] [--redis] [-- COMMAND …]
 
-runs COMMAND with both variables set, or, without one, prints both addresses and waits for Ctrl-C.
+runs COMMAND with these variables set, or, without one, prints the addresses and waits for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from scripts.private_servers import (
 )
 from scripts.probes import postgres_fault, rabbit_fault, redis_fault
 
-__all__ = ["PrivatePostgres", "PrivateRabbit", "ServiceError", "Services", "services"]
+__all__ = ["PrivatePostgres", "PrivateRabbit", "PrivateRedis", "ServiceError", "Services", "services"]
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DEFAULT_DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -74,7 +74,7 @@ def services(
     """Yield addresses that answer; end what was started for it. `private` passes over those that are up."""
     database_url = None if private else _up(environ, "TACOQ_DATABASE_URL", DEFAULT_DATABASE_URL, postgres_fault)
     broker_url = None if private else _up(environ, "TACOQ_BROKER_URL", DEFAULT_BROKER_URL, rabbit_fault)
-    redis_url = None if private or not redis else _up(environ, "TACOQ_REDIS_URL", DEFAULT_REDIS_URL, redis_fault)
+    redis_url = None if private or not redis else _up(environ, "TACOQ_RESULTS_URL", DEFAULT_REDIS_URL, redis_fault)
     lacking = [] if database_url or postgres_bin() else ["postgres"]
     lacking += [] if broker_url or rabbitmq_bin() else ["rabbitmq-server"]
     lacking += [] if not redis or redis_url or shutil.which("redis-server") else ["redis-server"]
@@ -129,18 +129,20 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(usage="services.py run [--private] [--no-fsync] [-- COMMAND …]")
+    parser = argparse.ArgumentParser(usage="services.py run [--private] [--no-fsync] [--redis] [-- COMMAND …]")
     parser.add_argument("action", choices=["run"])
     parser.add_argument("--private", action="store_true", help="start own servers even when others are up")
     parser.add_argument("--no-fsync", action="store_true", help="for tests: own data need not outlive a power cut")
+    parser.add_argument("--redis", action="store_true", help="a Redis, too")
     words = [*sys.argv[1:], "--"]
     ours, command = words[: words.index("--")], words[words.index("--") + 1 : -1]
     arguments = parser.parse_args(ours)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:
-        with services(private=arguments.private, fsync=not arguments.no_fsync) as up:
+        with services(private=arguments.private, fsync=not arguments.no_fsync, redis=arguments.redis) as up:
             urls = {"TACOQ_DATABASE_URL": up.database_url, "TACOQ_BROKER_URL": up.broker_url}
+            urls |= {} if up.redis_url is None else {"TACOQ_RESULTS_URL": up.redis_url}
             if command:
                 return _run(command, os.environ | urls)
             print("\n".join(f"{name}={url}" for name, url in urls.items()), flush=True)

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from scripts.cleanup import delete_queues, delete_topology, queues_beginning_with
-from scripts.services import PrivatePostgres, PrivateRabbit, Services
+from scripts.services import PrivatePostgres, PrivateRabbit, PrivateRedis, Services
 from scripts.services import services as start_services
 from tests.support.databases import Databases
 
@@ -28,8 +28,8 @@ hypothesis.settings.load_profile("tacoq")
 
 @pytest.fixture(scope="session")
 def services() -> Iterator[Services]:
-    """Addresses of a Postgres and a RabbitMQ: those that are up, else private ones that end with the run."""
-    with start_services(NAMED, fsync=False) as up:
+    """Addresses of a Postgres, a RabbitMQ and a Redis: those that are up, else private ones that end with the run."""
+    with start_services(NAMED, fsync=False, redis=True) as up:
         yield up
 
 
@@ -43,6 +43,13 @@ def database_url(services: Services) -> str:
 def broker_url(services: Services) -> str:
     """The RabbitMQ that all tests share, each in its own `namespace`."""
     return services.broker_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(services: Services) -> str:
+    """The Redis that all tests share; their keys begin with their `namespace`, and expire."""
+    assert services.redis_url is not None
+    return services.redis_url
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -113,6 +120,25 @@ def private_postgres(_private_postgres: PrivatePostgres) -> Iterator[PrivatePost
     if _private_postgres.running:
         _private_postgres.thaw()
     _private_postgres.start()
+
+
+@pytest.fixture(scope="session")
+def _private_redis() -> Iterator[PrivateRedis]:
+    server = PrivateRedis()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def private_redis(_private_redis: PrivateRedis) -> Iterator[PrivateRedis]:
+    """A Redis to empty, stop, kill or freeze. Running when the test begins."""
+    yield _private_redis
+    if _private_redis.running:
+        _private_redis.thaw()
+    _private_redis.start()
 
 
 @pytest_asyncio.fixture

@@ -39,22 +39,26 @@ SERVICES = (sys.executable, ROOT / "scripts" / "services.py", "run")
 async def test_private_servers_end_with_their_owner(number: signal.Signals) -> None:
     with (
         TemporaryDirectory(prefix="tacoq-", ignore_cleanup_errors=True) as folder,
-        spawn(*SERVICES, "--private", "--no-fsync", env={"TMPDIR": folder}) as process,
+        spawn(*SERVICES, "--private", "--no-fsync", "--redis", env={"TMPDIR": folder}) as process,
     ):
         Path(folder).chmod(0o755)  # for the account that Postgres runs as
-        log = process.wait_for_log("TACOQ_BROKER_URL=", timeout=150)
+        log = process.wait_for_log("TACOQ_RESULTS_URL=", timeout=150)
         urls = dict(line.split("=", 1) for line in log.splitlines() if "://" in line)
         assert postgres_fault(urls["TACOQ_DATABASE_URL"]) is None
         assert rabbit_fault(urls["TACOQ_BROKER_URL"]) is None
+        assert redis_fault(urls["TACOQ_RESULTS_URL"]) is None
         process.send(number)
         process.wait()
         await eventually(lambda: postgres_fault(urls["TACOQ_DATABASE_URL"]))
         await eventually(lambda: rabbit_fault(urls["TACOQ_BROKER_URL"]))
+        await eventually(lambda: redis_fault(urls["TACOQ_RESULTS_URL"]))
 
 
-def test_command_gets_the_addresses_and_its_exit_code_is_ours(database_url: str, broker_url: str) -> None:
-    up = {"TACOQ_DATABASE_URL": database_url, "TACOQ_BROKER_URL": broker_url}
-    with spawn(*SERVICES, "--", "sh", "-c", "env | grep ^TACOQ_; exit 5", env=up) as process:
+def test_command_gets_the_addresses_and_its_exit_code_is_ours(
+    database_url: str, broker_url: str, redis_url: str
+) -> None:
+    up = {"TACOQ_DATABASE_URL": database_url, "TACOQ_BROKER_URL": broker_url, "TACOQ_RESULTS_URL": redis_url}
+    with spawn(*SERVICES, "--redis", "--", "sh", "-c", "env | grep ^TACOQ_; exit 5", env=up) as process:
         assert process.wait() == 5
         assert {f"{name}={url}" for name, url in up.items()} <= set(process.log().split())
 
@@ -89,6 +93,19 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch:
     monkeypatch.setattr(private_servers, "rabbitmq_bin", lambda: None)
     with pytest.raises(private_servers.ServiceError, match="apt-get install rabbitmq-server"):
         private_servers.PrivateRabbit()
+
+
+def test_a_redis_that_nobody_asks_for_is_not_looked_at(database_url: str, broker_url: str) -> None:
+    up = {
+        "TACOQ_DATABASE_URL": database_url,
+        "TACOQ_BROKER_URL": broker_url,
+        "TACOQ_RESULTS_URL": "redis://127.0.0.1:1",
+    }
+    with spawn(*SERVICES, "--", "true", env=up) as process:
+        assert process.wait() == 0
+    with spawn(*SERVICES, "--redis", "--", "true", env=up) as process:
+        assert process.wait() == 1
+        assert "TACOQ_RESULTS_URL names a server that cannot be used" in process.log()
 
 
 @pytest.mark.parametrize(
