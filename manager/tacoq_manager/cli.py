@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from tacoq_manager.settings import Settings, load_settings
+from tacoq_protocol.broker import LinkState
 from tacoq_protocol.logs import configure_logging
 
 log = logging.getLogger("tacoq.manager")
@@ -65,6 +66,7 @@ async def _manage(settings: Settings) -> bool:
         await check(settings.database_url)
     async with AsyncExitStack() as running:
         composed = Manager(settings, RabbitBroker(settings.broker_url, "tacoq manager"))
+        composed.broker.on_state(_tell_connected)
         running.push_async_callback(composed.stop)
         await composed.start()
         server = HttpServer(create_app(composed), settings.host, settings.port)
@@ -77,6 +79,11 @@ async def _manage(settings: Settings) -> bool:
             end.cancel()
     log.info("manager stopped", extra={"manager": composed.id})
     return composed.broken.is_set()
+
+
+def _tell_connected(state: LinkState) -> None:
+    if state is LinkState.OPEN:
+        log.info("broker connected")
 
 
 @contextmanager

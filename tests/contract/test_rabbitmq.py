@@ -285,6 +285,22 @@ async def _fails_without_showing(secret: str, url: str, caplog: pytest.LogCaptur
     assert all(secret not in f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
 
 
+async def test_of_a_link_a_loss_is_logged_and_that_it_is_over(
+    rabbit: RabbitWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That it is there at all, each process says itself."""
+    caplog.set_level(logging.INFO, "tacoq.broker")
+    broker = await rabbit.open()
+    assert not caplog.records
+    await rabbit.go_down()
+    await eventually(lambda: "broker link down" in caplog.text)
+    await rabbit.come_up()
+    await broker.wait_open(20)
+    told = [(record.message, record.__dict__.get("link")) for record in caplog.records]
+    for link in {link for message, link in told if message == "broker link down"}:
+        assert told.count(("broker link open", link)) == 1
+
+
 async def test_a_virtual_host_that_is_not_there_is_said_so_once(
     broker_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -48,6 +48,8 @@ async def test_it_serves_until_sigterm_and_ends_waits_and_itself_in_good_order(
                 process.terminate()
                 assert await response.read() == b""
         assert await asyncio.to_thread(process.wait, 20) == 0
+        assert process.log().count("broker connected") == 1
+        assert "broker link" not in process.log()
         assert "manager stopped" in process.log()
         assert "ERROR" not in process.log()
 

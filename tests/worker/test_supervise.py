@@ -106,6 +106,8 @@ async def test_sigterm_drains_and_nothing_is_left(app: Path, broker_url: str, ma
         assert isinstance(await manager.outcome(running), Completed)
         assert process.wait() == 0
         assert await manager.ready_messages() == 0
+        assert process.log().count("worker session connected") == 1
+        assert "broker link" not in process.log()
 
 
 async def test_after_the_grace_time_what_runs_is_handed_back(app: Path, broker_url: str, manager: FakeManager) -> None:

@@ -137,6 +137,7 @@ class Session:
     def _registered(self) -> None:
         # Only now: a manager asks every session it knows of what it holds, and frees what none of them has.
         if self._taking is None:
+            log.info("worker session connected", extra={"session": str(self.id), "queue": self.worker.queue})
             self._taking = asyncio.create_task(self._intake.start(), name="tacoq-intake")
 
     async def start(self) -> None:

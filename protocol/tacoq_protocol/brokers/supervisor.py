@@ -166,8 +166,9 @@ class Link:
     def _up(self) -> None:
         if not self.ready:
             self.ready = True
+            level = logging.INFO if self._told else logging.DEBUG  # what was complained of is told to be over
             self._told = ""
-            log.info("broker link open", extra={"link": self.name})
+            log.log(level, "broker link open", extra={"link": self.name})
         self._on_change()
 
     def _down(self) -> None:
