@@ -22,7 +22,6 @@ from tacoq_protocol.cli import tacoq
 from tacoq_protocol.errors import (
     ConfigurationError,
     FilterRefused,
-    InvalidTask,
     ManagerUnavailable,
     TaskConflict,
     TaskFailed,
@@ -123,11 +122,6 @@ def test_publish_and_wait_for_a_task_that_fails_is_an_error(manager: ScriptedMan
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [
-        (["publish", "add", "{x: 1}"], InvalidTask, "the payload is not JSON"),
-        (["publish", "add", "NaN"], InvalidTask, "NaN is none of its numbers"),
-        (["publish", "a b"], InvalidTask, "'a b' is not a kind"),
-        (["publish", "add", "--priority", "11"], ConfigurationError, "priority = 11"),
-        (["publish", "add", "--id", "00000000-0000-4000-8000-000000000000"], ConfigurationError, "not a UUIDv7"),
         (["ps", "--url", "nowhere"], ConfigurationError, "TACOQ_MANAGER_URL"),
         (["ps", "--url", "http://127.0.0.1:9"], ManagerUnavailable, "cannot connect"),
         (["show", str(UUID(int=7))], TaskNotFound, "no task has the id"),
@@ -145,6 +139,14 @@ def test_an_error_of_ours(manager: ScriptedManager, args: list[str], error: type
     ("args", "message"),
     [
         (["publish"], "Missing argument 'KIND'"),
+        (["publish", "add", "{x: 1}"], "the payload is not JSON"),
+        (["publish", "add", "NaN"], "NaN is none of its numbers"),
+        (["publish", "a b"], "'a b' is not a kind"),
+        (["publish", "add", "--priority", "12"], "priority = 12 is not a whole number from 0 to 9"),
+        (["publish", "add", "--max-attempts", "0"], "max_attempts = 0 is not a whole number from 1 to 1,000"),
+        (["publish", "add", "--queue", "a b"], "queue = 'a b' is not a queue's name"),
+        (["publish", "add", "--on-conflict", "reject"], "give unique, too"),
+        (["publish", "add", "--id", "00000000-0000-4000-8000-000000000000"], "not a UUIDv7"),
         (["publish", "add", "--delay", "soon"], "'soon' is not a duration"),
         (["publish", "add", "--expires", "2030-01-31T12:00:00"], "has no offset"),
         (["publish", "add", "--run-at", "tomorrow"], "'tomorrow' is not a time"),

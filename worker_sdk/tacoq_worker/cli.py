@@ -18,7 +18,7 @@ from tacoq_worker.settings import load_settings
 @click.option("--label", "labels", metavar="NAME=VALUE", multiple=True, help="Shown where workers are listed.")
 @click.option("--reload", is_flag=True, help="Replace them when a .py file under this folder changes.")
 def worker(targets: tuple[str, ...], processes: int, labels: tuple[str, ...], reload: bool) -> None:
-    """Run the Workers that MODULE:OBJECT names, as in hello:worker, each in processes of its own.
+    """Run Workers, as hello:worker, each in processes of its own.
 
     SIGTERM or Ctrl-C drains: nothing more is taken, and what runs may end within TACOQ_SHUTDOWN_GRACE (30 s).
     A second one kills. TACOQ_BROKER_URL and TACOQ_NAMESPACE say where the work comes from.

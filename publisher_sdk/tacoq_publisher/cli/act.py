@@ -9,14 +9,14 @@ from uuid import UUID
 
 import click
 
-from tacoq_protocol.errors import TaskConflict
+from tacoq_protocol.errors import ConfigurationError, InvalidTask, TaskConflict
 from tacoq_protocol.http import Cancelled, OnConflict, TaskFilter
 from tacoq_protocol.states import TaskState
 from tacoq_publisher.cli import asking
 from tacoq_publisher.cli.asking import FilterOptions, ask, filter_of, filter_options, manager_options, print_json
 from tacoq_publisher.cli.many import do_many
 from tacoq_publisher.manager import Manager
-from tacoq_publisher.newtask import TaskOptions
+from tacoq_publisher.newtask import TaskOptions, prepare, publish_options, untyped_call
 from tacoq_publisher.publisher import Publisher
 
 
@@ -68,6 +68,10 @@ def publish(
     if unique_fields and unique_payload:
         raise click.UsageError("say what is unique with --unique or with --unique-payload, not both")
     options["unique"] = unique_payload or unique_fields or False
+    try:  # what is wrong needs no manager to say so
+        prepare(untyped_call(kind, value), publish_options(**options), task_id=task_id)
+    except (ConfigurationError, InvalidTask) as error:
+        raise click.UsageError(str(error)) from None
 
     async def published() -> None:
         async with Publisher(url, retry_for=retry_for) as publisher:

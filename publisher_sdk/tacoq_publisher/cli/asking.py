@@ -15,7 +15,7 @@ import click
 import msgspec
 
 from tacoq_protocol.durations import in_words, read_duration
-from tacoq_protocol.errors import ConfigurationError, InvalidTask
+from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.http import ErrorInfo, TaskFilter, View
 from tacoq_protocol.schedules import SCHEDULE_PATTERN
 from tacoq_protocol.states import TaskState
@@ -142,7 +142,7 @@ def schedule_name(value: str) -> str:
 
 
 def json_value(text: str) -> Any:
-    """Read a payload; "-" stands for the standard input. Raises InvalidTask."""
+    """Read a payload; "-" stands for the standard input."""
 
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is none of its numbers")
@@ -150,7 +150,8 @@ def json_value(text: str) -> Any:
     try:
         return json.loads(sys.stdin.read() if text == "-" else text, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise InvalidTask(f"the payload is not JSON: {error}: quote it for the shell, as in '{{\"x\": 2}}'") from None
+        instead = "quote it for the shell, as in '{\"x\": 2}'"
+        raise click.BadParameter(f"the payload is not JSON: {error}: {instead}") from None
 
 
 def session(value: str) -> UUID:
