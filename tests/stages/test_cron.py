@@ -27,7 +27,10 @@ from tests.stages.floor import Floor
 from tests.stages.schedules import fired, make, row, session_of, stepped
 
 
-async def test_a_due_schedule_makes_its_task_and_waits_for_the_next_time(floor: Floor) -> None:
+async def test_a_due_schedule_makes_its_task_and_waits_for_the_next_time(
+    floor: Floor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tacoq")
     at = await make(floor, due="1 second", payload=msgspec.Raw(b'{"x":1}'), priority=7, expires_in=3600.0)
     assert await stepped(floor.manager) == 1
     (task,) = await floor.connection.fetch("SELECT * FROM tasks")
@@ -39,6 +42,7 @@ async def test_a_due_schedule_makes_its_task_and_waits_for_the_next_time(floor: 
     assert after["next_fire_at"].hour == 3
     assert after["next_fire_at"] > datetime.now(UTC)
     assert await stepped(floor.manager) == 0
+    assert not [record for record in caplog.records if record.name == "tacoq.cron"]
 
 
 async def test_the_task_is_released_and_runs_as_any_other(floor: Floor) -> None:
