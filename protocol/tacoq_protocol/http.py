@@ -1,7 +1,8 @@
 """What crosses HTTP: tasks in and out (msgspec, payload and result left as raw JSON), the other views (pydantic).
 
 Tasks go by the thousand through one request, so their models parse in one pass and never look into payload or result.
-Field limits are those of the columns; a violation names its place, as in `$.tasks[3].priority`.
+Field limits are those of the columns; a violation names its place, as in `$.tasks[3].priority`. In the OpenAPI document
+a field is described by the clauses of its model's docstring that name it.
 """
 
 from __future__ import annotations
@@ -45,14 +46,20 @@ TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{1
 class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
     """A task as an application asks for it.
 
-    `queue` left out: the queue whose workers know the kind, else "default". `delay` and `expires_in` are seconds
-    counted from the accept on the database's clock; `run_at` and `expires_at` are moments with an offset. Tasks of
-    different `fairness_key` (a tenant, say) take turns within kind and priority.
-    `max_attempts` and `timeout` (seconds for one run) go before the kind's own.
+    `id` is a UUIDv7 of the publisher's own: the same again changes nothing. `kind` selects the handler, `payload` is
+    any JSON for it. `queue` left out: the queue whose workers know the kind, else "default". Of `priority` 0 to 9, 9
+    goes first. Tasks of different `fairness_key` (a tenant, say) take turns within kind and priority.
+
+    It runs after `delay` or at `run_at`, and is dropped when it has not started after `expires_in` or at `expires_at`.
+    `delay` and `expires_in` are seconds counted from the accept on the database's clock; `run_at` and `expires_at` are
+    moments with an offset. `max_attempts` (runs that fail) and `timeout` (seconds for one run) go before the kind's
+    own.
 
     Within `idempotency_window` seconds all publishes of a kind with one `idempotency_key` are answered with the first
     one's task, also when it has ended. `unique`: these fields of the payload (true: all of it) have one live task in a
     kind; `on_conflict` says what a publish that meets it does: return it, replace it while it waits, or reject.
+
+    `traceparent` and `tracestate` are the W3C trace context that its runs go on with.
     """
 
     id: UUID
@@ -76,7 +83,7 @@ class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tr
 
 
 class NewTaskBatch(Struct, forbid_unknown_fields=True):
-    """Body of `POST /v1/tasks/batch`: all accepted, or none."""
+    """Body of `POST /v1/tasks/batch`: all `tasks` are accepted, or none."""
 
     tasks: Annotated[list[NewTask], Meta(min_length=1, max_length=MAX_BATCH_TASKS)]
 
@@ -95,13 +102,13 @@ class Accepted(Struct):
 
 
 class AcceptedBatch(Struct):
-    """Answer to a batch, in the order of the request."""
+    """Answer to a batch: `tasks` in the order of the request."""
 
     tasks: list[Accepted]
 
 
 class ErrorInfo(Struct, omit_defaults=True):
-    """Why a run did not complete: the exception's class name, its text, and the traceback as printed."""
+    """Why a run did not complete: `type` is the exception's class name, `message` its text, `traceback` as printed."""
 
     type: str
     message: str
@@ -109,7 +116,20 @@ class ErrorInfo(Struct, omit_defaults=True):
 
 
 class TaskView(Struct, omit_defaults=True, kw_only=True):
-    """A task as the manager knows it. Times are UTC; `result` is there in state `completed` only."""
+    """A task as the manager knows it. Times are UTC.
+
+    `id`, `kind`, `payload`, `priority`, `fairness_key`, `max_attempts` and `timeout` are as published. `queue` is whose
+    workers run it. `state` is one of four live and four final ones. `attempt` counts the runs that failed or were lost.
+    `release` is the number of its last release, which only grows; it goes up once more when that is over.
+
+    `created_at` is when it was accepted, `run_at` when it is due, `expires_at` when it is dropped unless it has
+    started. `queued_at` and `started_at` are of its last release, which `session` runs or ran. `finished_at` is there
+    when it is final. `cancel_requested`: its workers were asked to stop it. `retry_of` is the ended task that it
+    repeats.
+
+    `error` is why its last run did not complete. `payload` is there when it was asked for, `result` in state
+    `completed` only.
+    """
 
     id: UUID
     kind: str
@@ -138,6 +158,7 @@ class TaskView(Struct, omit_defaults=True, kw_only=True):
 class TaskFilter(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
     """Which tasks are meant: those that fit everything that is given.
 
+    `kind`, `queue` and `fairness_key` are whole names. `state` is any of these; none given, any at all.
     `created_after` (inclusive) and `created_before` (exclusive) are about the moment inside the task's id. `error` is
     text within the type or the message of the error, in whatever case; for a task that is not final, that of its last
     run.
@@ -153,7 +174,7 @@ class TaskFilter(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only
 
 
 class TaskPage(Struct, omit_defaults=True):
-    """A page of tasks, newest first; `next` is the cursor of the following page."""
+    """A page of `tasks`, newest first; `next` is the cursor of the following page."""
 
     tasks: list[TaskView]
     next: str | None = None
@@ -162,9 +183,9 @@ class TaskPage(Struct, omit_defaults=True):
 class BulkRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
     """Body of `POST /v1/tasks/cancel` and `/v1/tasks/retry`: first without `most`, answered with a BulkCount.
 
-    With `most` it is done, unless more tasks are meant than that: a page of them, answered with a BulkDone. The same
-    request again does what is left of it and nothing twice. `as_of`, from the count, leaves out what came later;
-    `after` is the `next` of the page before.
+    `filter` says which tasks are meant. With `most` it is done, unless more tasks are meant than that: a page of them,
+    answered with a BulkDone. The same request again does what is left of it and nothing twice. `as_of`, from the count,
+    leaves out what came later; `after` is the `next` of the page before.
     """
 
     filter: TaskFilter
@@ -174,7 +195,10 @@ class BulkRequest(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_onl
 
 
 class BulkCount(Struct, omit_defaults=True):
-    """How many tasks are meant, and the oldest of them; `more`: not all were counted."""
+    """How many tasks are meant: `count`, or, with `more`, at least as many. `sample` has the oldest of them.
+
+    `as_of` is the time up to which they were made: to be sent back when it is to be done.
+    """
 
     count: int
     as_of: datetime
@@ -183,9 +207,10 @@ class BulkCount(Struct, omit_defaults=True):
 
 
 class BulkDone(Struct, omit_defaults=True):
-    """What this request did: tasks cancelled, or published again, and such whose workers were asked to stop them.
+    """What this request did.
 
-    `next`: there are more; repeat the request with it as `after`, and with this `as_of`.
+    `done` counts tasks cancelled, or published again; `requested` those whose workers were asked to stop them. `next`:
+    there are more; repeat the request with it as `after`, and with this `as_of`.
     """
 
     done: int
@@ -197,7 +222,8 @@ class BulkDone(Struct, omit_defaults=True):
 class WaitRequest(Struct, forbid_unknown_fields=True):
     """Body of `POST /v1/tasks/wait`: answered with a line of JSON (a TaskView) per task, as each becomes final.
 
-    After `timeout` seconds the stream ends; ids without a line were not final. An unknown id gets a line `UnknownTask`.
+    After `timeout` seconds the stream ends; those of `ids` without a line were not final. An unknown id gets a line
+    `UnknownTask`.
     """
 
     ids: Annotated[list[UUID], Meta(min_length=1, max_length=MAX_WAIT_TASKS)]
@@ -205,7 +231,7 @@ class WaitRequest(Struct, forbid_unknown_fields=True):
 
 
 class UnknownTask(Struct):
-    """A line of the wait stream for an id that no task has."""
+    """A line of the wait stream for an `id` that no task has: `unknown` is true."""
 
     id: UUID
     unknown: bool = True

@@ -18,8 +18,8 @@ SCHEDULE_PATTERN: Final = KIND_PATTERN  # a schedule that came from code has the
 class NewSchedule(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
     """Body of `PUT /v1/schedules/{name}`: a task of `kind` at each fire time of `cron` in `timezone`.
 
-    `missed` says what becomes of fire times more than a minute past. `expires_in` counts from when the task is made;
-    the other fields are those of a task.
+    `missed` says what becomes of fire times more than a minute past. `payload`, `queue` and `priority` are those of its
+    tasks. A task is dropped that has not started `expires_in` seconds after it was made.
     """
 
     kind: KindName
@@ -33,9 +33,13 @@ class NewSchedule(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_onl
 
 
 class ScheduleView(Struct, omit_defaults=True, kw_only=True):
-    """A schedule. `source`: api, or code, whose workers declare it; `retired_at`: they are there and do not any more.
+    """A schedule, with its `name` and when it was made: `created_at`.
 
-    `next_fire_at` is not there while it is paused or retired. `last_task` is of `last_fire_at`.
+    `source`: api, or code, whose workers declare it; `retired_at`: they are there and do not any more. It makes a task
+    of `kind` at each fire time of `cron` in `timezone`; `missed` says what becomes of fire times more than a minute
+    past. `payload`, `queue` and `priority` are those of its tasks, and `expires_in` the seconds in which they have to
+    start. While it is `paused` it does not fire. `next_fire_at` is not there while it is paused or retired. `last_task`
+    is of `last_fire_at`, its last fire time.
     """
 
     name: str
@@ -57,6 +61,6 @@ class ScheduleView(Struct, omit_defaults=True, kw_only=True):
 
 
 class Schedules(Struct):
-    """All schedules, by name, without their payloads."""
+    """All `schedules`, by name, without their payloads."""
 
     schedules: list[ScheduleView]

@@ -13,10 +13,12 @@ import asyncpg
 import pytest
 
 from scripts.services import PrivatePostgres
+from tacoq_manager.api.docs import _MODELS
 from tacoq_manager.store import registry
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Outgoing
 from tacoq_protocol.brokers.memory import MemoryBroker
+from tacoq_protocol.http import ErrorInfo, TaskFilter
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import Heartbeat, KindSpec, Leave, Register
 from tacoq_protocol.messages import Presence as PresenceMessage
@@ -168,6 +170,22 @@ async def test_the_docs_name_every_route_and_every_reference_leads_somewhere(ser
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             assert "default" in operation["responses"], (method, path)
+
+
+async def test_the_docs_describe_every_field_of_a_task(served: Served) -> None:
+    _, document = await served.ask("GET", "/openapi.json")
+    schemas = document["components"]["schemas"]
+    described = {
+        (model.__name__, name): schemas[model.__name__]["properties"][name].get("description")
+        for model in (*_MODELS, ErrorInfo, TaskFilter)
+        for name in model.__struct_fields__
+    }
+    assert [field for field, text in described.items() if not text] == []
+    assert described["NewTask", "queue"] == '`queue` left out: the queue whose workers know the kind, else "default"'
+    assert described["NewTask", "run_at"] == (
+        "It runs after `delay` or at `run_at`, and is dropped when it has not started after `expires_in` or at "
+        "`expires_at`; `run_at` and `expires_at` are moments with an offset"
+    )
 
 
 async def test_unknown_routes_and_methods_are_problems(served: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from tacoq_protocol.http import (
 )
 from tacoq_protocol.schedules import NewSchedule, Schedules, ScheduleView
 
+_CLAUSE_ENDS: Final = re.compile(r"[.;] ")
 _REFERENCE: Final = "#/components/schemas/{name}"
 _MODELS: Final = (
     Accepted, AcceptedBatch, BulkCount, BulkDone, BulkRequest, NewSchedule, NewTask, NewTaskBatch, Schedules,
@@ -70,13 +72,22 @@ def _document(app: FastAPI) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(_MODELS, ref_template=_REFERENCE)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(components)
-    for schema in components.values():  # msgspec leaves docstrings indented, which Markdown takes for code
-        if "description" in schema:
-            schema["description"] = inspect.cleandoc(schema["description"])
+    for schema in components.values():
+        _describe_fields(schema)
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     for path, operations in _plain_routes().items():
         document["paths"].setdefault(path, {}).update(operations)
     return document
+
+
+def _describe_fields(schema: dict[str, Any]) -> None:
+    """Give each field the clauses of its model's docstring that name it."""
+    # msgspec leaves docstrings indented, which Markdown takes for code.
+    text = schema["description"] = inspect.cleandoc(schema.get("description", ""))
+    clauses = _CLAUSE_ENDS.split(" ".join(text.split()).removesuffix("."))
+    for name, field in schema.get("properties", {}).items():
+        if about := [clause for clause in clauses if f"`{name}`" in clause]:
+            field["description"] = "; ".join(about)
 
 
 def _plain_routes() -> dict[str, dict[str, Any]]:
