@@ -11,7 +11,7 @@ from tacoq_manager.store.claim import Flow
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.limits import Held
 from tacoq_manager.upkeep.leader import Leader
-from tacoq_protocol.limits import KindLimits, QueueLimits
+from tacoq_protocol.limits import KindLimits, QueueLimits, SetKindLimits, SetQueueLimits
 
 log = logging.getLogger("tacoq.limits")
 
@@ -49,12 +49,22 @@ class Limiting:
 
     async def set_queue(self, queue: str, limits: QueueLimits) -> None:
         """Set all limits of a queue. Raises DatabaseUnavailable."""
-        await store.set_queue(self._database, queue, limits)
+        await store.set_queue(self._database, queue, lambda _: limits)
+        await self._changed()
+
+    async def change_queue(self, queue: str, limits: SetQueueLimits) -> None:
+        """Set the limits of a queue that are given. Raises DatabaseUnavailable, and ValidationError for too many."""
+        await store.set_queue(self._database, queue, limits.over)
         await self._changed()
 
     async def set_kind(self, flow: Flow, limits: KindLimits) -> None:
         """Set what goes before the limits of a kind's code. Raises DatabaseUnavailable."""
-        await store.set_kind(self._database, flow, limits)
+        await store.set_kind(self._database, flow, lambda _: limits)
+        await self._changed()
+
+    async def change_kind(self, flow: Flow, limits: SetKindLimits) -> None:
+        """Set those of them that are given. Raises DatabaseUnavailable."""
+        await store.set_kind(self._database, flow, limits.over)
         await self._changed()
 
     async def let_go(self, flow: Flow) -> None:

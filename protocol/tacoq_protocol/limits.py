@@ -38,17 +38,30 @@ class KindLimits(BaseModel):
 
 
 class SetQueueLimits(QueueLimits):
-    """Body of `PUT /v1/queues/{name}/limits`: all that is to hold for the queue; what is left out or null does not."""
+    """Body of `PUT /v1/queues/{name}/limits`: all that is to hold for the queue; what is left out or null does not.
+
+    Of `PATCH`: what is to change. What is left out stays, null does not hold any more, nor does a weight of 1.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def over(self, old: QueueLimits) -> QueueLimits:
+        """Return `old` with what was given changed. Raises ValidationError when both together are too much."""
+        weights = {key: weight for key, weight in (old.weights | self.weights).items() if weight != 1}
+        given = self.model_dump(exclude_unset=True)
+        return QueueLimits.model_validate(old.model_dump() | given | {"weights": weights})
 
 
 class SetKindLimits(KindLimits):
     """Body of `PUT /v1/kinds/{name}/limits`: they go before those of the code; what is left out or null is the code's.
 
-    `queue` is needed when several know the kind.
+    Of `PATCH`: what is to change; what is left out stays. `queue` is needed when several know the kind.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     queue: str | None = None
+
+    def over(self, old: KindLimits) -> KindLimits:
+        """Return `old` with what was given changed."""
+        return KindLimits(**old.model_dump() | self.model_dump(exclude_unset=True, exclude={"queue"}))

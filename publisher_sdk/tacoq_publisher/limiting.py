@@ -7,7 +7,6 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
-from pydantic import BaseModel
 
 from tacoq_protocol.errors import KindNotFound
 from tacoq_protocol.http import Kinds, KindView, Queues, QueueView
@@ -34,16 +33,16 @@ class Limiting(Endpoints):
         return await self._set(QueueView, "POST", "/queues", name, "resume")
 
     async def limit_queue(self, name: str, limits: SetQueueLimits) -> QueueView:
-        """Set all limits of a queue."""
-        return await self._set(QueueView, "PUT", "/queues", name, "limits", limits)
+        """Set the limits of a queue that are given."""
+        return await self._set(QueueView, "PATCH", "/queues", name, "limits", limits.model_dump(exclude_unset=True))
 
     async def kinds(self) -> Kinds:
         """Return the kinds that workers have registered."""
         return await self._listing(Kinds, "/kinds")
 
     async def limit_kind(self, name: str, limits: SetKindLimits) -> KindView:
-        """Set what goes before the limits of a kind's code. Raises KindNotFound."""
-        return await self._set(KindView, "PUT", "/kinds", name, "limits", limits)
+        """Set what goes before the limits of a kind's code, where it is given. Raises KindNotFound."""
+        return await self._set(KindView, "PATCH", "/kinds", name, "limits", limits.model_dump(exclude_unset=True))
 
     async def resume_kind(self, name: str, queue: str | None) -> KindView:
         """Let go what handlers hold back of a kind. Raises KindNotFound."""
@@ -56,12 +55,11 @@ class Limiting(Endpoints):
         path: str,
         name: str,
         verb: str,
-        body: BaseModel | Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
     ) -> V:
         action = f"{method.lower()} {verb} of {name!r}"
-        content = body.model_dump_json().encode() if isinstance(body, BaseModel) else _encoder.encode(body or {})
         answer = await self._transport.request(
-            method, f"{path}/{quote(name, safe='')}/{verb}", action=action, body=content
+            method, f"{path}/{quote(name, safe='')}/{verb}", action=action, body=_encoder.encode(body or {})
         )
         if answer.status == 404 and (problem := read_problem(answer.body)):
             raise KindNotFound(name, describe(problem))

@@ -39,6 +39,15 @@ async def put_limits(request: Request, name: str, limits: SetKindLimits) -> Kind
     return await _view(manager, flow)
 
 
+@router.patch("/{name}/limits")
+async def patch_limits(request: Request, name: str, change: SetKindLimits) -> KindView:
+    """Change what goes before the limits of a kind's code, and leave what is not given."""
+    manager = manager_of(request)
+    flow = await _flow(manager, name, change.queue)
+    await manager.limiting.change_kind(flow, change)
+    return await _view(manager, flow)
+
+
 @router.post("/{name}/resume")
 async def resume(request: Request, name: str, queue: Annotated[str | None, Body(embed=True)] = None) -> KindView:
     """Release a kind, and all its fairness keys, that handlers hold back by `RateLimited`."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
-from pydantic import AfterValidator
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, ValidationError
 
 from tacoq_manager.api.within import manager_of
 from tacoq_manager.manager import Manager
@@ -56,6 +57,18 @@ async def put_limits(request: Request, name: Name, new: SetQueueLimits) -> Queue
     """Set all limits of a queue, and the weights of its fairness keys. A queue that nobody knows yet is made."""
     manager = manager_of(request)
     await manager.limiting.set_queue(name, new)
+    return await _view(manager, name)
+
+
+@router.patch("/{name}/limits")
+async def patch_limits(request: Request, name: Name, change: SetQueueLimits) -> QueueView:
+    """Change limits of a queue, and leave those that are not given. A queue that nobody knows yet is made."""
+    manager = manager_of(request)
+    try:
+        await manager.limiting.change_queue(name, change)
+    except ValidationError as error:
+        told = [{**found, "loc": ("body", *found["loc"])} for found in error.errors()]
+        raise RequestValidationError(told) from None
     return await _view(manager, name)
 
 

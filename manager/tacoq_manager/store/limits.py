@@ -6,7 +6,7 @@ claimed after it was answered, however late the leader hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -174,21 +174,34 @@ async def queue_rows(database: Database) -> dict[str, QueueRow]:
 
 async def pause(database: Database, queue: str, paused: bool) -> None:
     """Pause or resume; when it returns, no claim of a paused queue will take anything. Raises DatabaseUnavailable."""
-    await _set_queue(database, {"name": queue, "paused": paused})
-
-
-async def set_queue(database: Database, queue: str, limits: QueueLimits) -> None:
-    """Set the limits of a queue, and make it known. Raises DatabaseUnavailable."""
-    await _set_queue(database, {"name": queue, "limits": limits.model_dump(exclude_defaults=True)})
-
-
-async def set_kind(database: Database, flow: Flow, limits: KindLimits) -> None:
-    """Set the override of a kind that is known. Raises DatabaseUnavailable."""
-    given = limits.model_dump(exclude_none=True)
-    statement = update(kinds).where(kinds.c.queue == flow.queue, kinds.c.name == flow.kind)
+    values = {"name": queue, "paused": paused}
+    statement = insert(queues).values(values).on_conflict_do_update(index_elements=["name"], set_={"paused": paused})
     with database_faults():
         async with database.engine.begin() as connection:
-            await connection.execute(statement.values(limits=given or null()))
+            await connection.execute(statement)
+            await _changed(connection)
+
+
+async def set_queue(database: Database, queue: str, change: Callable[[QueueLimits], QueueLimits]) -> None:
+    """Set the limits of a queue, by those it has, and make it known. Raises DatabaseUnavailable, or as `change`."""
+    its = queues.c.name == queue
+    with database_faults():
+        async with database.engine.begin() as connection:
+            await connection.execute(insert(queues).values(name=queue).on_conflict_do_nothing())
+            old = await connection.scalar(select(queues.c.limits).where(its).with_for_update())
+            new = change(QueueLimits.model_validate(old or {})).model_dump(exclude_defaults=True)
+            await connection.execute(update(queues).where(its).values(limits=new))
+            await _changed(connection)
+
+
+async def set_kind(database: Database, flow: Flow, change: Callable[[KindLimits], KindLimits]) -> None:
+    """Set the override of a kind that is known, by the one it has. Raises DatabaseUnavailable."""
+    its = (kinds.c.queue == flow.queue, kinds.c.name == flow.kind)
+    with database_faults():
+        async with database.engine.begin() as connection:
+            old = await connection.scalar(select(kinds.c.limits).where(*its).with_for_update())
+            new = change(KindLimits.model_validate(old or {})).model_dump(exclude_none=True)
+            await connection.execute(update(kinds).where(*its).values(limits=new or null()))
             await _changed(connection)
 
 
@@ -207,15 +220,6 @@ async def list_holds(database: Database) -> list[HoldRow]:
     with database_faults():
         async with database.engine.connect() as connection:
             return [HoldRow(*row) for row in await connection.execute(statement)]
-
-
-async def _set_queue(database: Database, values: Mapping[str, Any]) -> None:
-    changed = {name: value for name, value in values.items() if name != "name"}
-    statement = insert(queues).values(values).on_conflict_do_update(index_elements=["name"], set_=changed)
-    with database_faults():
-        async with database.engine.begin() as connection:
-            await connection.execute(statement)
-            await _changed(connection)
 
 
 async def _changed(connection: AsyncConnection) -> None:

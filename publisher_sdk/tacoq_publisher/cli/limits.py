@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
 from pydantic import BaseModel, ValidationError
 
-from tacoq_protocol.errors import KindNotFound
 from tacoq_protocol.http import Kinds, KindView, Queues, QueueView
-from tacoq_protocol.limits import QueueLimits, SetKindLimits, SetQueueLimits
+from tacoq_protocol.limits import SetKindLimits, SetQueueLimits
 from tacoq_publisher.cli.asking import ask, manager_options, print_json, print_table
 from tacoq_publisher.manager import Manager
 
@@ -67,19 +67,9 @@ def limit_queue(
     name: str, concurrency: str | None, rate: str | None, weights: tuple[str, ...], url: str | None, as_json: bool
 ) -> None:
     """Limit a queue over all its workers, at once. What is not given stays."""
-    given = _given(concurrency=concurrency, rate=rate)
-    given_weights = dict(map(_weight, weights))
-    if not given and not given_weights:
-        raise click.UsageError("say what limits it: --concurrency, --rate, --weight")
-    _read(QueueLimits, given | {"weights": given_weights})  # what is wrong needs no manager to say so
-
-    async def change(manager: Manager) -> QueueView:
-        views = {view.name: view.limits for view in (await manager.queues()).queues}
-        old = views.get(name, QueueLimits()).model_dump()
-        weights = {key: weight for key, weight in (old["weights"] | given_weights).items() if weight != 1}
-        return await manager.limit_queue(name, _read(SetQueueLimits, old | given | {"weights": weights}))
-
-    _show_queue(ask(url, change), as_json=as_json)
+    given = _given(concurrency=concurrency, rate=rate, weights=dict(map(_weight, weights)) or None)
+    limits = _limits(SetQueueLimits, given)
+    _show_queue(ask(url, lambda manager: manager.limit_queue(name, limits)), as_json=as_json)
 
 
 @click.group(invoke_without_command=True)
@@ -123,18 +113,8 @@ def limit_kind(
     What is given goes before what its code says; none: as the code says.
     """
     given = _given(concurrency=concurrency, rate=rate, max_per_key=max_per_key, rate_per_key=rate_per_key)
-    if not given:
-        raise click.UsageError("say what limits it: --concurrency, --rate, --max-per-key, --rate-per-key")
-    _read(SetKindLimits, given)
-
-    async def change(manager: Manager) -> KindView:
-        found = [v for v in (await manager.kinds()).kinds if v.name == name and queue in (None, v.queue)]
-        if len(found) > 1:
-            raise KindNotFound(name, f"kind {name!r} is known in {', '.join(v.queue for v in found)}: give --queue")
-        old = found[0].override.model_dump() if found else {}
-        return await manager.limit_kind(name, _read(SetKindLimits, old | given | {"queue": queue}))
-
-    _show_kind(ask(url, change), as_json=as_json)
+    limits = _limits(SetKindLimits, given, of={"queue": queue})
+    _show_kind(ask(url, lambda manager: manager.limit_kind(name, limits)), as_json=as_json)
 
 
 @kinds.command("resume")
@@ -151,13 +131,15 @@ def _refuse_before(context: click.Context, url: str | None, as_json: bool) -> No
         raise click.UsageError(f"put --url and --json after {context.invoked_subcommand}")
 
 
-def _given(**options: str | None) -> dict[str, int | str | None]:
+def _given(**options: str | dict[str, int] | None) -> dict[str, Any]:
     """Those that were given; `none` takes a limit away."""
-    return {
-        name: None if text == "none" else int(text) if text.isdecimal() and "rate" not in name else text
-        for name, text in options.items()
-        if text is not None
-    }
+    return {name: _value(name, given) for name, given in options.items() if given is not None}
+
+
+def _value(name: str, given: str | dict[str, int]) -> object:
+    if given == "none":
+        return None
+    return int(given) if isinstance(given, str) and given.isdecimal() and "rate" not in name else given
 
 
 def _weight(text: str) -> tuple[str, int]:
@@ -167,16 +149,23 @@ def _weight(text: str) -> tuple[str, int]:
     return key, int(weight)
 
 
-def _read(model: type[B], values: Mapping[str, Any]) -> B:
+def _limits(model: type[B], given: Mapping[str, Any], *, of: Mapping[str, Any] = MappingProxyType({})) -> B:
+    """Return what is to change; what is wrong needs no manager to say so. `of` says of what, besides the name."""
+    if not given:
+        options = ", ".join(_option(name) for name in model.model_fields if name not in of)
+        raise click.UsageError(f"say what limits it: {options}")
     try:
-        return model.model_validate(values)
+        return model.model_validate({**given, **of})
     except ValidationError as error:
         first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-").replace("weights", "weight")
         problem = first["msg"].removeprefix("Value error, ")
         if first["type"] != "value_error":  # a message of ours says what it was given
             problem = f"{problem}, not {first['input']!r}"
-        raise click.BadParameter(f"--{option}: {problem}") from None
+        raise click.BadParameter(f"{_option(str(first['loc'][0]))}: {problem}") from None
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-').replace('weights', 'weight')}"
 
 
 def _show_queue(view: QueueView, *, as_json: bool) -> None:
