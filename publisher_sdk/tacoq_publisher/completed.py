@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Iterable
+from typing import Generic, TypeVar
+from uuid import UUID
 
 from tacoq_protocol.durations import Duration, parse_duration
 from tacoq_protocol.errors import WaitTimeout
@@ -13,6 +14,29 @@ from tacoq_publisher.manager import WaitLine
 from tacoq_publisher.waiting import Waits
 
 R = TypeVar("R")
+
+
+class _Together(Generic[R]):
+    """Handles that are awaited together, by id: those of one id end together."""
+
+    def __init__(self) -> None:
+        self.left: dict[UUID, tuple[TaskHandle[R], ...]] = {}
+        self.ended: list[TaskHandle[R]] = []
+        self.error: Exception | None = None
+        self.news = asyncio.Event()
+
+    def add(self, handle: TaskHandle[R]) -> None:
+        self.left[handle.id] = (*self.left.get(handle.id, ()), handle)
+
+    def told(self, line: WaitLine) -> None:
+        for handle in self.left.pop(line.id):
+            handle.remember(line)
+            self.ended.append(handle)
+        self.news.set()
+
+    def failed(self, error: Exception) -> None:
+        self.error = error
+        self.news.set()
 
 
 async def completed_batches(
@@ -24,39 +48,27 @@ async def completed_batches(
     """
     seconds = None if timeout is None else parse_duration(timeout, name="timeout").total_seconds()
     deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
-    told: list[TaskHandle[R]] = []
-    some_told = asyncio.Event()
-    left: dict[TaskHandle[R], asyncio.Future[WaitLine]] = {}
-
-    def teller(handle: TaskHandle[R]) -> Callable[[asyncio.Future[Any]], None]:
-        def tell(_: asyncio.Future[Any]) -> None:
-            told.append(handle)
-            some_told.set()
-
-        return tell
-
+    together = _Together[R]()
+    for handle in dict.fromkeys(handles):
+        if handle.ended:
+            together.ended.append(handle)
+        else:
+            together.add(handle)
+    if together.left:
+        waits.watch(together.left, together)
     try:
-        known = []
-        for handle in dict.fromkeys(handles):
-            if handle.ended:
-                known.append(handle)
-            else:
-                left[handle] = waits.watch(handle.id)
-                left[handle].add_done_callback(teller(handle))
-        if known:
-            yield known
-        while left:
+        while together.left or together.ended:
+            if together.ended:
+                batch, together.ended = together.ended, []
+                yield batch
+                continue
+            if together.error is not None:
+                raise together.error
             try:
                 async with asyncio.timeout_at(deadline):
-                    await some_told.wait()
+                    await together.news.wait()
             except TimeoutError:
-                raise WaitTimeout(next(iter(left)).id, seconds or 0.0) from waits.fault
-            some_told.clear()
-            batch, told[:] = told[:], []
-            for handle in batch:
-                handle.remember(left[handle].result())
-                del left[handle]
-            yield batch
+                raise WaitTimeout(next(iter(together.left)), seconds or 0.0) from waits.fault
+            together.news.clear()
     finally:
-        for handle, future in left.items():
-            waits.unwatch(handle.id, future)
+        waits.unwatch(together.left, together)

@@ -117,7 +117,9 @@ class Manager(Limiting):
         return self._read(_view.decode, self._of_task(answer, task_id, action), action)
 
     @asynccontextmanager
-    async def wait(self, task_ids: Collection[UUID], *, seconds: float) -> AsyncIterator[AsyncIterator[list[WaitLine]]]:
+    async def wait(
+        self, task_ids: Collection[UUID], *, seconds: float
+    ) -> AsyncIterator[AsyncIterator[Sequence[WaitLine]]]:
         """Open the stream that tells of these tasks as they become final.
 
         It ends after `seconds`, or when all are told.
@@ -271,9 +273,12 @@ class Manager(Limiting):
         answer = await self._transport.request(method, _path_of(name) + then, action=action, body=body)
         return self._read(_schedule.decode, self._of_schedule(answer, name, action), action)
 
-    async def _wait_lines(self, chunks: AsyncIterator[list[bytes]]) -> AsyncIterator[list[WaitLine]]:
+    async def _wait_lines(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Sequence[WaitLine]]:
         async for lines in chunks:
-            yield [self._wait_line(line) for line in lines]
+            try:
+                yield _view.decode_lines(lines)
+            except msgspec.DecodeError:  # one of them is not a view
+                yield [self._wait_line(line) for line in lines.split(b"\n") if line.strip()]
 
     def _wait_line(self, line: bytes) -> WaitLine:
         try:

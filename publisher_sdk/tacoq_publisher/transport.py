@@ -141,10 +141,8 @@ class Transport:
             await asyncio.sleep(pause)
 
     @asynccontextmanager
-    async def stream(
-        self, path: str, body: bytes, *, silence: float
-    ) -> AsyncIterator[Answer | AsyncIterator[list[bytes]]]:
-        """Post `body`, once, and give the lines of a 200 as they arrive, or any other answer.
+    async def stream(self, path: str, body: bytes, *, silence: float) -> AsyncIterator[Answer | AsyncIterator[bytes]]:
+        """Post `body`, once, and give the lines of a 200 as they arrive, many together, or any other answer.
 
         Raises Fault, also from the iterator: the connection broke, or nothing came for `silence` seconds.
         """
@@ -235,17 +233,15 @@ def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:
     )
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[list[bytes]]:
-    """Give complete lines, without empty ones, as soon as they are there; a line may be of many chunks."""
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Give complete lines, all that are there; a line may be of many chunks."""
     begun: list[bytes] = []
     with _faults():
         async for chunk in response.content.iter_any():
-            if b"\n" not in chunk:
-                begun.append(chunk)
-                continue
-            *lines, rest = chunk.split(b"\n")
-            lines[0] = b"".join((*begun, lines[0]))
-            begun = [rest]
-            yield [line for line in lines if line and not line.isspace()]
+            end = chunk.rfind(b"\n") + 1
+            if end:
+                yield b"".join((*begun, chunk[:end]))
+                begun.clear()
+            begun.append(chunk[end:])
     if b"".join(begun).strip():
         raise Fault("the stream was cut in the middle of a line", sent=True)

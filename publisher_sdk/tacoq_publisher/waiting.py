@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 from tacoq_protocol.errors import TacoqError
@@ -31,14 +31,28 @@ GATHER_SECONDS: Final = 0.01  # between two openings, at most
 _GOES_ON: Final = "the tasks go on, wait again with the same handles"
 
 
-class _Watch:
-    """A task that somebody awaits, and the stream that will tell of it (None: the next one)."""
+class Watcher(Protocol):
+    """Who awaits tasks. For each of them one of these is called, once, or none after `unwatch`; neither may raise."""
 
-    __slots__ = ("futures", "stream")
+    def told(self, line: WaitLine) -> None: ...
+    def failed(self, error: Exception) -> None: ...
 
-    def __init__(self) -> None:
-        self.futures: list[asyncio.Future[WaitLine]] = []
-        self.stream: _Stream | None = None
+
+class _Lone:
+    """Awaits one task."""
+
+    __slots__ = ("line",)
+
+    def __init__(self, line: asyncio.Future[WaitLine]) -> None:
+        self.line = line
+
+    def told(self, line: WaitLine) -> None:
+        if not self.line.done():
+            self.line.set_result(line)
+
+    def failed(self, error: Exception) -> None:
+        if not self.line.done():
+            self.line.set_exception(error)
 
 
 class _Stream:
@@ -46,7 +60,7 @@ class _Stream:
 
     __slots__ = ("ids", "opened", "reader")
 
-    def __init__(self, ids: set[UUID]) -> None:
+    def __init__(self, ids: dict[UUID, None]) -> None:
         self.ids = ids
         self.opened = asyncio.Event()  # or failed
         self.reader: asyncio.Task[None] | None = None
@@ -62,7 +76,7 @@ class Waits:
         self._manager = manager
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._watched: dict[UUID, _Watch] = {}
+        self._watched: dict[UUID, Sequence[Watcher]] = {}  # never by nobody
         self._fresh: dict[UUID, None] = {}  # ids for the next stream, in order
         self._streams: set[_Stream] = set()
         self._readers: set[asyncio.Task[None]] = set()
@@ -74,37 +88,43 @@ class Waits:
         self.fault: Fault | None = None  # why there is no stream now, when there should be one
 
     async def wait(self, task_id: UUID) -> WaitLine:
-        """Return the task's final view, or that it is unknown, as soon as the manager tells."""
-        future = self.watch(task_id)
+        """Return the final view of the task as soon as it is final; UnknownTask when no task has the id."""
+        lone = _Lone(self._loop.create_future())
+        self.watch([task_id], lone)
         try:
-            return await future
+            return await lone.line
         finally:
-            self.unwatch(task_id, future)
+            if not lone.line.done() or lone.line.cancelled():
+                self.unwatch([task_id], lone)
+            else:
+                lone.line.exception()  # looked at: an error that came when nobody listened any more is no news
 
-    def watch(self, task_id: UUID) -> asyncio.Future[WaitLine]:
-        """Return a future of what `wait` returns, to be given back to `unwatch`. Raises the error of `close`."""
+    def watch(self, task_ids: Iterable[UUID], watcher: Watcher) -> None:
+        """Tell `watcher` of each of these, as `wait` would. Raises the error of `close`."""
         if self._closed is not None:
             raise own_copy(self._closed)
-        watch = self._watched.get(task_id)
-        if watch is None:
-            watch = self._watched[task_id] = _Watch()
-            self._ask([task_id])
-        future: asyncio.Future[WaitLine] = self._loop.create_future()
-        watch.futures.append(future)
-        return future
+        alone = (watcher,)  # as most are: all share it
+        for task_id in task_ids:
+            others = self._watched.get(task_id)
+            if others is None:
+                self._watched[task_id] = alone
+                self._fresh[task_id] = None
+            else:
+                self._watched[task_id] = (*others, watcher)
+        self._ask()
 
-    def unwatch(self, task_id: UUID, future: asyncio.Future[WaitLine]) -> None:
-        """Stop waiting for `future`; a stream that nobody needs any more is closed. Idempotent."""
-        if future.done() and not future.cancelled():
-            future.exception()  # looked at: an error that came when nobody listened any more is no news
-        watch = self._watched.get(task_id)
-        if watch is None or future not in watch.futures:
-            return
-        watch.futures.remove(future)
-        future.cancel()
-        if not watch.futures:
-            self._forget(task_id)
-            if (stream := watch.stream) is not None and not stream.ids and stream.reader is not None:
+    def unwatch(self, task_ids: Iterable[UUID], watcher: Watcher) -> None:
+        """Tell it no more; a stream that nobody needs any more is closed. Idempotent."""
+        streams = [stream for stream in self._streams if stream.ids]
+        for task_id in task_ids:
+            watchers = self._watched.get(task_id, ())
+            left = [other for other in watchers if other is not watcher]
+            if left:
+                self._watched[task_id] = left
+            else:
+                self._forget(task_id)
+        for stream in streams:
+            if not stream.ids and stream.reader is not None:
                 stream.reader.cancel()
 
     async def close(self, error: TacoqError) -> None:
@@ -117,9 +137,8 @@ class Waits:
             await asyncio.wait(tasks)
         self._fail(self._watched, error)
 
-    def _ask(self, task_ids: Iterable[UUID]) -> None:
-        """Put ids into the next stream, and see that there is one."""
-        self._fresh.update(dict.fromkeys(task_ids))
+    def _ask(self) -> None:
+        """See that there is a stream for the ids that have none."""
         if self._fresh and self._opener is None and self._closed is None:
             self._opener = self._loop.create_task(self._open_streams(), name="tacoq wait")
 
@@ -142,13 +161,13 @@ class Waits:
             self._opener = None
 
     def _next_stream(self) -> _Stream:
-        ids = set(islice(self._fresh, MAX_WAIT_TASKS))
+        ids = dict.fromkeys(islice(self._fresh, MAX_WAIT_TASKS))
         while len(self._streams) >= MAX_STREAMS:
             smallest = min(self._streams, key=lambda stream: len(stream.ids))
             if len(smallest.ids) + len(ids) > MAX_WAIT_TASKS:
                 break
             ids |= smallest.ids
-            smallest.ids = set()
+            smallest.ids = {}
             self._streams.discard(smallest)
             if smallest.reader is not None:
                 smallest.reader.cancel()
@@ -156,7 +175,6 @@ class Waits:
         self._streams.add(stream)
         for task_id in ids:
             self._fresh.pop(task_id, None)
-            self._watched[task_id].stream = stream
         return stream
 
     async def _read(self, stream: _Stream) -> None:
@@ -183,28 +201,23 @@ class Waits:
         """Ask again for what a stream did not tell; its reader may have been cancelled before it began."""
         self._readers.discard(reader)
         self._streams.discard(stream)
-        left, stream.ids = stream.ids, set()
-        for task_id in left:
-            self._watched[task_id].stream = None
-        self._ask(left)
+        self._fresh |= stream.ids
+        stream.ids = {}
+        self._ask()
         stream.opened.set()
 
     def _tell(self, line: WaitLine) -> None:
         if isinstance(line, TaskView) and not line.state.final:
             return
-        for future in self._forget(line.id):
-            if not future.done():
-                future.set_result(line)
+        for watcher in self._forget(line.id):
+            watcher.told(line)
 
-    def _forget(self, task_id: UUID) -> list[asyncio.Future[WaitLine]]:
-        """Take an id out of everything and return its futures; none when nobody awaits it."""
-        watch = self._watched.pop(task_id, None)
-        if watch is None:
-            return []
+    def _forget(self, task_id: UUID) -> Sequence[Watcher]:
+        """Take an id out of everything and return who awaited it."""
         self._fresh.pop(task_id, None)
-        if watch.stream is not None:
-            watch.stream.ids.discard(task_id)
-        return watch.futures
+        for stream in self._streams:
+            stream.ids.pop(task_id, None)
+        return self._watched.pop(task_id, ())
 
     def _after_fault(self, stream: _Stream, fault: Fault) -> None:
         now = self._loop.time()
@@ -232,6 +245,5 @@ class Waits:
 
     def _fail(self, task_ids: Iterable[UUID], error: Exception) -> None:
         for task_id in list(task_ids):
-            for future in self._forget(task_id):
-                if not future.done():
-                    future.set_exception(own_copy(error))
+            for watcher in self._forget(task_id):
+                watcher.failed(own_copy(error))
