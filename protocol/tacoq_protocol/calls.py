@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCall(Generic[R_co]):
+class TaskCall(Struct, Generic[R_co], frozen=True):
     """One call of a handler, ready to publish.
 
     `payload` is JSON; `decode` turns the result's JSON into the handler's return type and raises pydantic's

@@ -1,6 +1,7 @@
 """What crosses HTTP: tasks in and out (msgspec, payload and result left as raw JSON), the other views (pydantic).
 
-Tasks go by the thousand through one request, so their models parse in one pass and never look into payload or result.
+Tasks go by the thousand through one request, so their models parse in one pass and never look into payload or result;
+nothing in them can lead back to them, and the garbage collector need not look at them either.
 Field limits are those of the columns; a violation names its place, as in `$.tasks[3].priority`. In the OpenAPI document
 a field is described by the clauses of its model's docstring that name it.
 """
@@ -43,7 +44,7 @@ OnConflict = Literal["return", "replace", "reject"]
 TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")]
 
 
-class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):
+class NewTask(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True, gc=False):
     """A task as an application asks for it.
 
     `id` is a UUIDv7 of the publisher's own: the same again changes nothing. `kind` selects the handler, `payload` is
@@ -88,7 +89,7 @@ class NewTaskBatch(Struct, forbid_unknown_fields=True):
     tasks: Annotated[list[NewTask], Meta(min_length=1, max_length=MAX_BATCH_TASKS)]
 
 
-class Accepted(Struct):
+class Accepted(Struct, gc=False):
     """What the manager has committed for one task.
 
     `duplicate`: the same task was accepted before, or a key that was given with it has one; `id` and `state` are that
@@ -107,7 +108,7 @@ class AcceptedBatch(Struct):
     tasks: list[Accepted]
 
 
-class ErrorInfo(Struct, omit_defaults=True):
+class ErrorInfo(Struct, omit_defaults=True, gc=False):
     """Why a run did not complete: `type` is the exception's class name, `message` its text, `traceback` as printed."""
 
     type: str
@@ -115,7 +116,7 @@ class ErrorInfo(Struct, omit_defaults=True):
     traceback: str | None = None
 
 
-class TaskView(Struct, omit_defaults=True, kw_only=True):
+class TaskView(Struct, omit_defaults=True, kw_only=True, gc=False):
     """A task as the manager knows it. Times are UTC.
 
     `id`, `kind`, `payload`, `priority`, `fairness_key`, `max_attempts` and `timeout` are as published. `queue` is whose
@@ -230,7 +231,7 @@ class WaitRequest(Struct, forbid_unknown_fields=True):
     timeout: Annotated[float, Meta(ge=0, le=MAX_WAIT_SECONDS)] = 30.0
 
 
-class UnknownTask(Struct):
+class UnknownTask(Struct, gc=False):
     """A line of the wait stream for an `id` that no task has: `unknown` is true."""
 
     id: UUID

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, TypedDict, TypeVar, get_args
 from uuid import UUID
@@ -91,8 +90,7 @@ class NewTaskFields(TypedDict, total=False):
     on_conflict: OnConflict
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared(Generic[R]):
+class Prepared(msgspec.Struct, Generic[R], frozen=True):
     """A task ready to be sent: the same `body` each time, so a resend is recognised by the manager."""
 
     id: UUID
