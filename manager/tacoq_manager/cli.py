@@ -14,6 +14,7 @@ import click
 
 from tacoq_manager.settings import Settings, load_settings
 from tacoq_protocol.broker import LinkState
+from tacoq_protocol.collector import expect_batches
 from tacoq_protocol.logs import configure_logging
 
 log = logging.getLogger("tacoq.manager")
@@ -72,6 +73,7 @@ async def _manage(settings: Settings) -> bool:
         server = HttpServer(create_app(composed), settings.host, settings.port)
         await server.start()
         running.push_async_callback(server.stop)
+        expect_batches()
         log.info("manager started", extra={"url": server.url, "manager": composed.id})
         ends = [asyncio.create_task(event.wait()) for event in (stop, composed.broken)]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
