@@ -35,7 +35,7 @@ def aftermath(applied: Sequence[Applied]) -> Aftermath:
         if move.state.final:
             after.final.append(move.transition.task_id)
         elif move.state is TaskState.SCHEDULED:
-            delay = move.transition.delay
+            delay = move.transition.delay or 0.0
             after.due = delay if after.due is None else min(after.due, delay)
         if TaskState.PENDING in (move.was, move.state):  # a claim that waited for it found less than there is
             after.lanes.add(Lane(move.queue, move.kind, move.fairness_key, move.priority))

@@ -27,10 +27,11 @@ pending, too. A requested cancel beats every return to scheduled or pending.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, assert_never
 from uuid import UUID
+
+import msgspec
 
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import (
@@ -52,15 +53,15 @@ MAX_CRASHES: Final = 3  # runs lost with their worker, before a task counts as t
 SCHEDULED, PENDING, QUEUED, RUNNING = TaskState.SCHEDULED, TaskState.PENDING, TaskState.QUEUED, TaskState.RUNNING
 _OPEN: Final = frozenset({PENDING, QUEUED, RUNNING})
 _WAITING: Final = frozenset({SCHEDULED, PENDING})
+_QUEUED: Final = frozenset({QUEUED})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # nothing that it holds can hold it
     """One move, as data for one set-based statement.
 
     `release` None: a move that is not for a run, whatever the release. `to` None: the state stays. `outcome` is the
     word for the attempts table; None when no release ended. `attempt_limit` is the kind's; the task's own goes
-    before it.
+    before it. `delay` is in seconds; a move to scheduled has one.
     """
 
     move: str
@@ -71,8 +72,8 @@ class Transition:
     closes: bool = False
     costs_attempt: bool = False
     crash: bool = False
-    attempt_limit: int = 0
-    delay: float = 0.0
+    attempt_limit: int | None = None
+    delay: float | None = None
     request_cancel: bool = False
     session: UUID | None = None
     started_at: datetime | None = None
@@ -87,7 +88,7 @@ def start(report: Started, session: UUID) -> Transition:
         move="start",
         task_id=report.task_id,
         release=report.release,
-        from_states=frozenset({QUEUED}),
+        from_states=_QUEUED,
         to=RUNNING,
         session=session,
         started_at=report.started_at,
@@ -216,7 +217,7 @@ def give_back(fence: Fence) -> Transition:
         move="give_back",
         task_id=fence.task_id,
         release=fence.release,
-        from_states=frozenset({QUEUED}),
+        from_states=_QUEUED,
         to=PENDING,
     )
 
@@ -234,7 +235,7 @@ def lose(
         move="lose",
         task_id=fence.task_id,
         release=fence.release,
-        from_states=frozenset({RUNNING}) if started else frozenset({QUEUED}),
+        from_states=frozenset({RUNNING}) if started else _QUEUED,
         to=TaskState.FAILED if fatal else PENDING,
         costs_attempt=started,
         crash=crash and started,

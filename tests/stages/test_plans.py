@@ -26,7 +26,7 @@ STATEMENTS = {
     "accepted": (claim._ACCEPTED, 2),
     "lanes": (claim._LANES, 0),
     "in flight": (claim._IN_FLIGHT, 0),
-    "settle": (settle._APPLY, 19),
+    "settle": (settle._APPLY, 13),
     "promote": (schedule._PROMOTE, 1),
     "overdue": (schedule._OVERDUE, 1),
     "tick": (leader._RENEW, 3),

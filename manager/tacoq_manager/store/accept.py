@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from tacoq_manager.store.claim import Lane
+from tacoq_manager.store.columns import sparse
 from tacoq_manager.store.draw import Rated, columns
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.states import TaskState
@@ -20,6 +21,8 @@ SELECT id, state, duplicate, created_at, expires_at FROM pg_temp.tacoq_accept(
     $25, $26, $27, $28, $29
 )
 """
+
+_STATE: Final = {state.value: state for state in TaskState}
 
 _KNOWN: Final = """
 SELECT t.id FROM unnest($1::uuid[]) AS wanted (id)
@@ -99,19 +102,19 @@ async def accept(connection: HotConnection, rows: Sequence[Row], lead: Lead | No
     DatabaseUnavailable: perhaps committed; the same call again is safe.
     """
     try:
-        given = (list(column) for column in zip(*rows, strict=True))
+        given = map(sparse, zip(*rows, strict=True))
         records = await connection.fetch(_ACCEPT, *given, *released(rows, lead))
     except asyncpg.PostgresError as error:
         if error.sqlstate != "TQ409":
             raise
         raise ContentConflict(frozenset(UUID(id) for id in str(error.detail).split(","))) from error
-    return {id: Stored(TaskState(state), *rest) for id, state, *rest in records}
+    return {id: Stored(_STATE[state], duplicate, *times) for id, state, duplicate, *times in records}
 
 
 def released(rows: Sequence[Row], lead: Lead | None) -> tuple[object, ...]:
     """Return the arguments that say what of `rows` may be released."""
     if lead is None:
-        return ([None] * len(rows), [], [], [], [], None, None, None, *columns(()))
+        return (None, [], [], [], [], None, None, None, *columns(()))
     lanes = lead.lanes
     return (
         list(lead.lines),

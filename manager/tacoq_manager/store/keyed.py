@@ -15,6 +15,7 @@ import asyncpg
 
 from tacoq_manager.store.accept import ContentConflict, Lead, Row, Stored, released
 from tacoq_manager.store.claim import Lane
+from tacoq_manager.store.columns import sparse
 from tacoq_manager.store.engine import HotConnection
 from tacoq_protocol.http import OnConflict
 from tacoq_protocol.states import TaskState
@@ -74,7 +75,7 @@ async def accept(
     same call again is safe.
     """
     keyed = [keys.get(row.id, NO_KEYS) for row in rows]
-    columns = [list(column) for column in (*zip(*rows, strict=True), *zip(*keyed, strict=True))]
+    columns = map(sparse, (*zip(*rows, strict=True), *zip(*keyed, strict=True)))
     if lead is not None:
         lines = [None if of.unique else line for of, line in zip(keyed, lead.lines, strict=True)]
         lead = lead._replace(lines=lines)

@@ -9,16 +9,23 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tacoq_manager.store.claim import Line
+from tacoq_manager.store.columns import sparse
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.transitions import MAX_CRASHES, Transition
 from tacoq_protocol.states import RELEASED, TaskState
 
+# A transition's states and flags travel as one number: each element of each array costs.
 _BIT: Final = {TaskState.SCHEDULED: 1, TaskState.PENDING: 2, TaskState.QUEUED: 4, TaskState.RUNNING: 8}
+_CLOSES: Final = 16
+_COSTS_ATTEMPT: Final = 32
+_CRASH: Final = 64
+_LOSES: Final = 128
+_REQUEST_CANCEL: Final = 256
 
 # Rows are locked in id order, whatever order the reports came in: two settles cannot deadlock. The lock is taken inside
 # a lateral subquery and final rows are deleted by an array of ids: both can only be nested loops over the primary key,
 # however the planner's statistics look. `r` holds each row as it was when it got the lock.
-_APPLY: Final = """
+_APPLY: Final = f"""
 WITH r AS MATERIALIZED (
     SELECT u.*, t.*,
         CASE
@@ -27,18 +34,22 @@ WITH r AS MATERIALIZED (
             WHEN u.to_state IN ('completed', 'failed', 'cancelled', 'expired') THEN u.to_state
             WHEN t.cancel_requested AND u.to_state IN ('scheduled', 'pending') THEN 'cancelled'
             WHEN u.costs_attempt AND t.attempt + t.cost >= coalesce(t.max_attempts, u.attempt_limit) THEN 'failed'
-            WHEN u.crash AND t.crashes + 1 >= $19 THEN 'failed'
+            WHEN u.crash AND t.crashes + 1 >= $13 THEN 'failed'
             ELSE coalesce(u.to_state, t.was)
         END AS state,
-        u.crash AND t.crashes + 1 >= $19 AND NOT t.cancel_requested AS poison
-    FROM unnest(
-        $1::int[], $2::uuid[], $3::int[], $4::int[], $5::text[], $6::boolean[], $7::boolean[], $8::boolean[],
-        $9::boolean[], $10::int[], $11::float8[], $12::boolean[], $13::uuid[], $14::timestamptz[], $15::float8[],
-        $16::text[], $17::bytea[], $18::text[]
-    ) AS u (
-        place, task_id, at_release, from_states, to_state, closes, costs_attempt, crash, loses, attempt_limit, delay,
-        request_cancel, by_session, began_at, seconds, outcome, result, error
-    )
+        u.crash AND t.crashes + 1 >= $13 AND NOT t.cancel_requested AS poison
+    FROM (
+        SELECT given.*, marks & {_CLOSES} <> 0 AS closes, marks & {_COSTS_ATTEMPT} <> 0 AS costs_attempt,
+            marks & {_CRASH} <> 0 AS crash, marks & {_LOSES} <> 0 AS loses,
+            marks & {_REQUEST_CANCEL} <> 0 AS request_cancel
+        FROM unnest(
+            $1::uuid[], $2::int[], $3::int[], $4::text[], $5::int[], $6::float8[], $7::uuid[], $8::timestamptz[],
+            $9::float8[], $10::text[], $11::bytea[], $12::text[]
+        ) WITH ORDINALITY AS given (
+            task_id, at_release, marks, to_state, attempt_limit, delay, by_session, began_at, seconds, outcome,
+            result, error, place
+        )
+    ) AS u
     CROSS JOIN LATERAL (
         SELECT id, seq, kind, queue, fairness_key, priority, tasks.state AS was, release, attempt, crashes,
             max_attempts, timeout, created_at, run_at, expires_at, queued_at, started_at, session, cancel_requested,
@@ -49,7 +60,7 @@ WITH r AS MATERIALIZED (
         FROM tasks
         WHERE id = u.task_id
           AND (u.at_release IS NULL OR release = u.at_release)
-          AND u.from_states & (CASE tasks.state
+          AND u.marks & (CASE tasks.state
                 WHEN 'scheduled' THEN 1 WHEN 'pending' THEN 2 WHEN 'queued' THEN 4 ELSE 8 END) <> 0
         FOR UPDATE OFFSET 0
     ) AS t
@@ -73,7 +84,7 @@ history AS (
         CASE
             WHEN state = 'completed' THEN NULL
             WHEN state = 'cancelled' AND to_state IS DISTINCT FROM 'cancelled'
-                THEN '{"type":"Cancelled","message":"cancelled on request"}'::json
+                THEN '{{"type":"Cancelled","message":"cancelled on request"}}'::json
             WHEN poison THEN json_build_object('type', 'Poison', 'message', format(
                 'it ran in %s worker sessions when they died: %s; the last: %s', crashes + 1,
                 (SELECT string_agg(died::text, ', ') FROM (
@@ -113,7 +124,7 @@ ended AS (
         started_at = excluded.started_at, ended_at = excluded.ended_at, seconds = excluded.seconds, error =
         excluded.error
 )
-SELECT place, was, state, queue, kind, fairness_key, priority, crashes >= $19 - 1 AS last_chance,
+SELECT place, was, state, queue, kind, fairness_key, priority, crashes >= $13 - 1 AS last_chance,
     CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at,
     (SELECT pg_current_xact_id()::text::int8) AS transaction
 FROM r
@@ -161,32 +172,25 @@ async def apply(connection: HotConnection, transitions: Sequence[Transition]) ->
     stale: the release is closed or not the latest, or the state does not allow the move. Raises DatabaseUnavailable
     (the commit may have happened: apply them again, they are then stale), or asyncpg's error when a value is refused.
     """
-    places = sorted(range(len(transitions)), key=lambda place: transitions[place].task_id)
-    rows = [transitions[place] for place in places]
+    rows = sorted(transitions, key=lambda transition: transition.task_id.int)
     records = await connection.fetch(
         _APPLY,
-        places,
         [t.task_id for t in rows],
-        [t.release for t in rows],
-        [_mask(t.from_states) for t in rows],
-        [t.to for t in rows],
-        [t.closes for t in rows],
-        [t.costs_attempt for t in rows],
-        [t.crash for t in rows],
-        [t.move == "lose" for t in rows],
-        [t.attempt_limit for t in rows],
-        [t.delay for t in rows],
-        [t.request_cancel for t in rows],
-        [t.session for t in rows],
-        [t.started_at for t in rows],
-        [t.seconds for t in rows],
-        [t.outcome for t in rows],
-        [t.result for t in rows],
-        [None if t.error is None else _encode(t.error).decode() for t in rows],
+        sparse([t.release for t in rows]),
+        [_marks(t) for t in rows],
+        sparse([t.to for t in rows]),
+        sparse([t.attempt_limit for t in rows]),
+        sparse([t.delay for t in rows]),
+        sparse([t.session for t in rows]),
+        sparse([t.started_at for t in rows]),
+        sparse([t.seconds for t in rows]),
+        sparse([t.outcome for t in rows]),
+        sparse([t.result for t in rows]),
+        sparse([None if t.error is None else _encode(t.error).decode() for t in rows]),
         MAX_CRASHES,
     )
     return [
-        Applied(transitions[place], _STATE[was], _STATE[state], queue, kind, key, priority, last, run_at, by)
+        Applied(rows[place - 1], _STATE[was], _STATE[state], queue, kind, key, priority, last, run_at, by)
         for place, was, state, queue, kind, key, priority, last, run_at, by in records
     ]
 
@@ -200,3 +204,18 @@ def _mask(states: frozenset[TaskState]) -> int:
     if mask is None:
         mask = _MASKS[states] = sum(_BIT[state] for state in states)
     return mask
+
+
+def _marks(transition: Transition) -> int:
+    marks = _mask(transition.from_states)
+    if transition.closes:
+        marks |= _CLOSES
+    if transition.costs_attempt:
+        marks |= _COSTS_ATTEMPT
+    if transition.crash:
+        marks |= _CRASH
+    if transition.move == "lose":
+        marks |= _LOSES
+    if transition.request_cancel:
+        marks |= _REQUEST_CANCEL
+    return marks
