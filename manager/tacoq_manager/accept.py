@@ -46,6 +46,7 @@ Reserving = Callable[[Sequence[store.Row]], AbstractContextManager[Reservation |
 @dataclass(slots=True)
 class _Request:
     rows: list[store.Row]
+    ids: set[UUID]
     keys: Mapping[UUID, keyed.Keys]  # of those that have some, by id
     answer: asyncio.Future[list[Accepted]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -140,7 +141,7 @@ class Accepter:
 
     async def commit(self, rows: list[store.Row], keys: Mapping[UUID, keyed.Keys] | None = None) -> list[Accepted]:
         """Store validated rows, with the keys that some have (by id), as one request of the next group."""
-        request = _Request(rows, keys or {})
+        request = _Request(rows, {row.id for row in rows}, keys or {})
         self._waiting.append(request)
         self._arrived.set()
         return await request.answer
@@ -201,18 +202,18 @@ class Accepter:
         tasks = 0
         while self._waiting and tasks < GROUP_TASKS:
             request = self._waiting[0]
-            if not ids.isdisjoint(row.id for row in request.rows):
+            if not ids.isdisjoint(request.ids):
                 break
             self._waiting.popleft()
             group.append(request)
-            ids.update(row.id for row in request.rows)
+            ids |= request.ids
             tasks += len(request.rows)
         if not self._waiting:
             self._arrived.clear()
         return group
 
     async def _commit(self, group: list[_Request]) -> None:
-        rows = sorted((row for request in group for row in request.rows), key=lambda row: row.id)
+        rows = sorted((row for request in group for row in request.rows), key=lambda row: row.id.int)
         if not rows:
             return
         began = time.perf_counter()

@@ -21,6 +21,12 @@ def task_problem(task: NewTask, payload: bytes, now: datetime) -> str | None:
             f"the payload of task {task.id} has {len(payload):,} bytes, the limit is {MAX_PAYLOAD_BYTES:,}: "
             "store the data elsewhere and send a reference"
         )
+    return _times_problem(task, now) or id_problem(task.id, now)
+
+
+def _times_problem(task: NewTask, now: datetime) -> str | None:
+    if task.delay is None and task.run_at is None and task.expires_in is None and task.expires_at is None:
+        return None
     if task.delay is not None and task.run_at is not None:
         return f"task {task.id} has a delay and a run_at: give one of them"
     if task.expires_in is not None and task.expires_at is not None:
@@ -31,7 +37,7 @@ def task_problem(task: NewTask, payload: bytes, now: datetime) -> str | None:
     deadline = task.expires_at or (None if task.expires_in is None else now + timedelta(seconds=task.expires_in))
     if deadline is not None and task.run_at is not None and deadline <= due:
         return f"task {task.id} would expire before it is due: its deadline is {deadline}, its run_at {due}"
-    return id_problem(task.id, now)
+    return None
 
 
 def _has_utc(moment: datetime | None) -> bool:
