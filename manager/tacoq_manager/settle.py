@@ -221,15 +221,22 @@ class Settler:
         holds, self._holds = self._holds, []
         while True:
             try:
-                self._on_held(*await hold(self._connection, holds))
+                return await self._hold(holds)
             except DatabaseUnavailable as error:
                 log.warning("reports wait for Postgres", extra={"reports": len(holds), "error": str(error)})
                 await asyncio.sleep(RETRY_SECONDS)
-            except (asyncpg.PostgresError, ValueError) as error:  # a delay that is none: its report is refused, too
+
+    async def _hold(self, holds: Sequence[Hold]) -> None:
+        """Halve them until one that Postgres refuses stands alone: its delay is none, its report is refused, too."""
+        try:
+            self._on_held(*await hold(self._connection, holds))
+        except (asyncpg.PostgresError, ValueError) as error:
+            if len(holds) == 1:
                 log.error("Postgres refuses to hold a kind back", extra={"error": str(error)})
                 return
-            else:
-                return
+            middle = len(holds) // 2
+            await self._hold(holds[:middle])
+            await self._hold(holds[middle:])
 
     async def _apply_until_done(self, transitions: Sequence[Transition], refused: dict[Fence, str]) -> None:
         """Apply all, however long Postgres is away. What may have been too much for one statement comes in parts."""

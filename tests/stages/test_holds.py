@@ -131,3 +131,19 @@ async def test_hold_for_no_time_that_there_is_stops_nobody(floor: Floor, seconds
     assert await floor.state(second) == "completed"
     await floor.accept()
     assert await floor.dispatch() == 1
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), 1e300])
+async def test_hold_for_no_time_that_there_is_takes_no_other_with_it(floor: Floor, seconds: float) -> None:
+    floor.join("k", slots=3)
+    first, second, third = [id for key in "abc" for id in await floor.accept(fairness_key=key)]
+    assert await floor.dispatch() == 3
+    await floor.report(
+        Snoozed(first, 1, NOW, 0.1, 60.0, Holds.KEY),
+        Snoozed(second, 1, NOW, 0.1, seconds, Holds.KEY),
+        Snoozed(third, 1, NOW, 0.1, 60.0, Holds.KEY),
+    )
+    assert [await floor.state(task_id) for task_id in (first, second, third)] == ["scheduled", "failed", "scheduled"]
+    await accept_keyed(floor, 1, "a", "b", "c")
+    assert await floor.dispatch() == 1
+    assert floor.releases[-1].payload == b'"b"'
