@@ -51,6 +51,8 @@ class Buckets:
         self._clock = clock
         self._buckets: dict[Of, Bucket] = {}
         self._reserved: Counter[Of] = Counter()  # for what is about to be released
+        self._read: dict[Of, datetime] = {}  # when those that were loaded had been drawn on last
+        self._since: list[tuple[Of, Rate, int, datetime]] | None = None  # drawn while Postgres is asked for all
 
     def whole(self, of: Of, rate: Rate) -> int:
         """Tokens that can be drawn now."""
@@ -68,6 +70,10 @@ class Buckets:
 
     def draw(self, of: Of, rate: Rate, count: int, at: datetime | None) -> None:
         """So many were released, at that time of the database. None: perhaps, and it is to be read again."""
+        if at is not None and self._since is not None:
+            self._since.append((of, rate, count, at))
+        if at is not None and at == self._read.get(of):
+            return  # it was read with it
         bucket, now = self._buckets.get(of), self._clock()
         passed = 0.0 if bucket is None else now - bucket.since
         as_of = 0.0 if bucket is None else bucket.as_of + passed
@@ -77,17 +83,31 @@ class Buckets:
         left = rate.burst if bucket is None else min(rate.burst, bucket.tokens + passed * rate.per_second)
         self._buckets[of] = Bucket(left - count, as_of, now, rate.per_second)
 
+    def watch(self) -> None:
+        """Postgres is about to be asked for what `load` is told."""
+        self._since = []
+
     def load(self, drawn: Iterable[Drawn]) -> None:
-        """Know these and no others, beside what is reserved."""
+        """Know these and no others, beside what is reserved, and what was drawn since `watch`.
+
+        Of that only the last of a bucket is certain to have been read or not: what comes before it may count twice.
+        """
         now = self._clock()
-        self._buckets = {
-            each.of: Bucket(each.tokens, each.as_of.timestamp(), now - each.age, each.per_second) for each in drawn
-        }
+        since, self._since = self._since or [], None
+        self._buckets.clear()
+        self._read.clear()
+        for each in drawn:
+            self._buckets[each.of] = Bucket(each.tokens, each.as_of.timestamp(), now - each.age, each.per_second)
+            self._read[each.of] = each.as_of
+        for draw in since:
+            self.draw(*draw)
 
     def forget(self) -> None:
         """Others may draw from now on."""
         self._buckets.clear()
         self._reserved.clear()
+        self._read.clear()
+        self._since = None
 
     def prune(self) -> None:
         """Forget those that are full again."""
@@ -97,6 +117,7 @@ class Buckets:
             for of, bucket in self._buckets.items()
             if bucket.tokens + (now - bucket.since) * bucket.per_second < max(1.0, bucket.per_second)
         }
+        self._read = {of: at for of, at in self._read.items() if of in self._buckets}
 
     def _left(self, of: Of, rate: Rate) -> float:
         """By the rate that holds now: when it was changed, since the last draw."""

@@ -75,6 +75,7 @@ class Limiting:
     async def load(self) -> None:
         """Learn what is set, held and drawn: others may have changed all of it. Raises DatabaseUnavailable."""
         self._limits.load(await store.load(self._database.read))
+        self._limits.buckets.watch()
         self._limits.buckets.load(await store.load_buckets(self._database.read))
         self._on_change()
 

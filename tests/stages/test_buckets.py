@@ -60,6 +60,31 @@ def test_next_leader_goes_on_with_what_was_left() -> None:
     assert buckets.whole(OF, rate) == 0
 
 
+def test_what_is_drawn_while_all_are_read_is_not_there_afterwards() -> None:
+    rate = parse_rate("5/s")
+    buckets = Buckets(Clock())
+    buckets.watch()
+    buckets.draw(OF, rate, 1, at(0.1))
+    buckets.draw(OF, rate, 2, at(0.2))
+    buckets.load([])
+    assert buckets.whole(OF, rate) == 2
+
+
+def test_draw_that_was_read_counts_once_whenever_its_answer_comes() -> None:
+    rate = parse_rate("5/s")
+    buckets = Buckets(Clock())
+    buckets.reserve(OF, 2)
+    buckets.watch()
+    buckets.draw(OF, rate, 1, at(0.1))
+    buckets.load([Drawn(OF, 4.0, at(0.1), 0.0, 5.0)])
+    assert buckets.whole(OF, rate) == 2
+    buckets.load([Drawn(OF, 2.0, at(0.2), 0.0, 5.0)])
+    for _ in range(2):  # of one statement, for two keys
+        buckets.reserve(OF, -1)
+        buckets.draw(OF, rate, 1, at(0.2))
+    assert buckets.whole(OF, rate) == 2
+
+
 def test_full_ones_are_forgotten() -> None:
     clock, rate = Clock(), parse_rate("5/s")
     buckets = Buckets(clock)

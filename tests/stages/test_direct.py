@@ -12,16 +12,19 @@ from uuid import UUID, uuid4
 import pytest
 import pytest_asyncio
 
+from tacoq_manager.buckets import Drawn
 from tacoq_manager.store import accept as store
-from tacoq_manager.store import claim, leader
+from tacoq_manager.store import claim, leader, limits
 from tacoq_manager.store.claim import Flow, Lane
-from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
 from tacoq_manager.store.snapshot import Snapshot
 from tacoq_protocol.errors import PublishUnconfirmed
 from tacoq_protocol.http import Accepted
 from tacoq_protocol.ids import new_task_id
+from tacoq_protocol.limits import KindLimits
 from tacoq_protocol.messages import Completed
 from tests.stages.floor import Floor
+from tests.stages.limited import set_kind
 from tests.support.eventually import eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -115,6 +118,24 @@ async def test_what_another_manager_accepted_before_in_the_lane_goes_first(direc
     assert await direct.dispatch() == 3
     released = [release.task_id for release in direct.releases]
     assert released.index(other.id) < released.index(task_id)
+
+
+async def test_token_that_is_drawn_while_buckets_are_read_again_is_gone(
+    direct: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read anew after a lost statement, while others go on."""
+    await set_kind(direct, KindLimits(rate="1/h"))
+    read = limits.load_buckets
+
+    async def read_before_the_draw(connection: HotConnection) -> list[Drawn]:
+        found = await read(connection)
+        await direct.accept()
+        return found
+
+    monkeypatch.setattr(limits, "load_buckets", read_before_the_draw)
+    await direct.manager.limiting.load()
+    (second,) = await direct.accept()
+    assert await direct.state(second) == "pending"
 
 
 async def test_delayed_and_unknown_ones_are_not_released(direct: Floor) -> None:
