@@ -230,6 +230,24 @@ async def test_with_a_key_set_only_health_is_open(database: str) -> None:
         assert (await served.ask("POST", "/v1/tasks", headers=key, json={"id": "x"}))[0] == 422
 
 
+async def test_name_that_was_made_to_lead_here_is_not_answered_to(database: str) -> None:
+    """DNS rebinding: to a browser the page of such a name has this manager's origin, and may read, too."""
+    foreign = ("example.com", "example.com:3000", "127.0.0.1.example.com", "localhost.example.com", "[::1", "a b")
+    own = ("localhost", "localhost:3000", "tacoq.localhost", "127.0.0.1:1", "[::1]:3000")
+
+    async def status(served: Served, host: str, path: str = "/v1/queues", **headers: str) -> int:
+        return (await served.ask("GET", path, headers={"Host": host, **headers}))[0]
+
+    async with serving(database) as served:
+        assert {host: await status(served, host) for host in foreign} == dict.fromkeys(foreign, 403)
+        assert {host: await status(served, host) for host in own} == dict.fromkeys(own, 200)
+        assert await status(served, "example.com", "/livez") == 200
+    async with serving(database, host="0.0.0.0") as served:
+        assert await status(served, "manager:3000") == 200, "others reach it by whatever name it has there"
+    async with serving(database, api_key="geheim") as served:
+        assert await status(served, "example.com", Authorization="Bearer geheim") == 200
+
+
 async def test_foreign_web_page_can_read_nothing_and_change_nothing(database: str) -> None:
     """Without a key. Browsers keep answers from it by themselves; what only acts has to be refused here."""
     new = {"id": str(new_task_id()), "kind": "add"}

@@ -30,5 +30,5 @@ def create_app(manager: Manager) -> FastAPI:
     if key is not None:
         app.add_middleware(RequireKey, key=key.get_secret_value())
     else:
-        app.add_middleware(OwnPagesOnly)
+        app.add_middleware(OwnPagesOnly, host=manager.settings.host)
     return app

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hmac
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -35,18 +38,48 @@ class RequireKey:
 class OwnPagesOnly:
     """ASGI middleware: who can open a page in a browser on this machine is not to publish and cancel by it.
 
-    Browsers say where the page of a request comes from, unless it only reads; what is no browser says nothing.
+    Browsers say where the page of a request comes from, unless it only reads; what is no browser says nothing. A page
+    whose name was made to lead here is of the same origin to them: so what this machine alone can reach, at the
+    address `host`, has to be asked by a name of this machine.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, host: str) -> None:
         self._app = app
+        self._local = _is_local(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in SAFE:
-            headers = Headers(scope=scope)
-            origin = headers.get("origin")
-            if origin is not None and origin.partition("://")[2] != headers.get("host"):
-                detail = f"a page of {origin} asks for it: without TACOQ_API_KEY only this manager's own may"
-                await respond(403, detail)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] == "http" and (detail := self._objection(scope)):
+            await respond(403, detail)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _objection(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host")
+        if self._local and host and scope["path"] not in OPEN and not _is_no_domain(host):
+            return f"it is asked as {host}: without TACOQ_API_KEY this manager answers to localhost and addresses alone"
+        origin = None if scope["method"] in SAFE else headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return f"a page of {origin} asks for it: without TACOQ_API_KEY only this manager's own may"
+        return None
+
+
+def _is_local(host: str) -> bool:
+    """True when what is served there can be reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@lru_cache(maxsize=100)
+def _is_no_domain(authority: str) -> bool:
+    """True of an address or localhost, with or without a port: of what nobody can have lead elsewhere."""
+    try:
+        name = (urlsplit(f"//{authority}").hostname or "").removesuffix(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
