@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from tacoq_manager.store.engine import Database
+from tacoq_protocol.brokers.memory import MemoryHub
 from tests.manager.serving import Served, serving
+from tests.manager.sessions import Listener, Worker
+from tests.support import eventually
 
 
 @pytest_asyncio.fixture
@@ -23,3 +26,25 @@ async def served(database: str) -> AsyncIterator[Served]:
     """A whole manager behind HTTP, over an in-process broker."""
     async with serving(database) as running:
         yield running
+
+
+@pytest_asyncio.fixture
+async def hub() -> MemoryHub:
+    return MemoryHub()
+
+
+@pytest_asyncio.fixture
+async def manager(hub: MemoryHub, store: Database) -> AsyncIterator[Listener]:
+    listener = Listener(hub, store)
+    await listener.start()
+    await eventually(lambda: listener.sessions.steady_since is not None)
+    yield listener
+    await listener.stop()
+
+
+@pytest_asyncio.fixture
+async def worker(hub: MemoryHub, manager: Listener) -> AsyncIterator[Worker]:
+    worker = Worker(hub)
+    await worker.start()
+    yield worker
+    await worker.broker.stop()

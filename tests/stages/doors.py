@@ -138,3 +138,12 @@ class Door:
 
 def task(id: UUID | None = None, payload: bytes = b"1", **options: Any) -> NewTask:
     return NewTask(id=id or new_task_id(), kind="k", payload=msgspec.Raw(payload), **options)
+
+
+def reindex(doc: object = 5, why: str = "", **options: Any) -> NewTask:
+    payload = msgspec.json.encode({"doc": doc, "why": why})
+    return task(payload=payload, **{"unique": ("doc",), **options})
+
+
+def replacing(doc: object = 5, why: str = "", **options: Any) -> NewTask:
+    return reindex(doc, why, on_conflict="replace", **options)

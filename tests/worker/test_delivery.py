@@ -1,53 +1,21 @@
-"""From delivery to ack: batching of reports, redeliveries, slow messages, broker faults."""
+"""From delivery to ack: batching of reports, slow messages, broker faults."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import time
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
-from tacoq_protocol.broker import BrokerFactory, Consumer, Outgoing
+from tacoq_protocol.broker import BrokerFactory, Outgoing
 from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.codec import RELEASES, encode
-from tacoq_protocol.messages import AskHeld, Completed, Inventory, Rebuild, Release, Releases, Returned, ReturnReason
+from tacoq_protocol.messages import Completed, Release, Releases, Returned, ReturnReason
 from tacoq_worker import Worker
 from tacoq_worker.held import Message
 from tacoq_worker.session import Session
 from tacoq_worker.settings import Pace
-from tests.support import eventually
-from tests.worker.manager import QUICK, TOPOLOGY, FakeManager, make_release, playing
-
-
-class Gate:
-    """A worker whose runs wait until the test lets them go on."""
-
-    def __init__(self, concurrency: int = 2) -> None:
-        self.worker = Worker("gate", concurrency=concurrency)
-        self.entered = 0
-        self.runs = 0
-        self.open = asyncio.Event()
-
-        @self.worker.task
-        async def wait() -> None:
-            self.entered += 1
-            await self.open.wait()
-
-        @self.worker.task
-        async def noop() -> None:
-            self.runs += 1
-
-
-def disconnect(hub: MemoryHub, session: Session) -> None:
-    hub.disconnect(f"tacoq worker {session.id}")
-
-
-def broker_holds(hub: MemoryHub, manager: FakeManager) -> int:
-    """Task messages in the broker, ready or given to the session and not acked."""
-    queue = hub._queues[manager.topology.task_queue_name(manager.queue)]
-    return len(queue.ready) + sum(len(tap.unacked) for tap in queue.taps)
+from tests.worker.gate import Gate, broker_holds, disconnect
+from tests.worker.manager import QUICK, FakeManager, make_release, playing
 
 
 def messages_in_memory() -> int:
@@ -145,128 +113,6 @@ async def test_order_and_number_of_reports_survive_many_lost_connections(
                 disconnect(hub, session)
         await manager.until(lambda: all(manager.outcomes(r) for r in releases))
         await manager.until(lambda: broker_holds(hub, manager) == 0 and not session._intake.held)
-
-
-async def test_a_redelivery_of_what_runs_is_taken_over(hub: MemoryHub, make_broker: BrokerFactory) -> None:
-    gate = Gate()
-    async with playing(gate.worker, make_broker) as (session, manager):
-        release = make_release("wait")
-        await manager.publish(release)
-        await manager.until(lambda: gate.entered == 1)
-        (lost,) = session._intake.held[release.fence].messages
-        disconnect(hub, session)
-        await manager.until(lambda: session._intake.held[release.fence].messages != [lost])
-        assert broker_holds(hub, manager) == 1
-        gate.open.set()
-        assert isinstance(await manager.outcome(release), Completed)
-        await manager.until(lambda: broker_holds(hub, manager) == 0)
-        assert gate.entered == 1
-        assert len(manager.outcomes(release)) == 1
-
-
-async def test_a_redelivery_of_what_another_session_had_is_handed_back(
-    hub: MemoryHub, make_broker: BrokerFactory
-) -> None:
-    gate = Gate()
-    release = make_release("noop")
-    # Another consumer gets it first, and goes away without an ack.
-    other = FakeManager(make_broker("other"), TOPOLOGY, "gate")
-    await other.start()
-    taken = asyncio.Event()
-    consuming = await other.broker.consume(Consumer(TOPOLOGY.task_queue("gate"), lambda _: taken.set(), prefetch=1))
-    await other.publish(release)
-    await taken.wait()
-    await consuming.close()
-    await other.broker.stop()
-    async with playing(gate.worker, make_broker) as (_, manager):
-        assert await manager.outcome(release) == Returned(release.task_id, 1, ReturnReason.REDELIVERED)
-        await manager.until(lambda: broker_holds(hub, manager) == 0)
-        assert gate.runs == 0
-
-
-async def test_the_same_release_sent_twice_runs_once(hub: MemoryHub, make_broker: BrokerFactory) -> None:
-    gate = Gate()
-    async with playing(gate.worker, make_broker) as (_, manager):
-        release = make_release("wait")
-        await manager.publish(release, release)
-        await manager.publish(release)
-        await manager.until(lambda: gate.entered == 1)
-        gate.open.set()
-        await manager.outcome(release)
-        await manager.until(lambda: broker_holds(hub, manager) == 0)
-        assert (gate.entered, len(manager.outcomes(release))) == (1, 1)
-
-
-async def test_rebuild_consumes_anew_and_runs_nothing_twice(hub: MemoryHub, make_broker: BrokerFactory) -> None:
-    gate = Gate()
-    async with playing(gate.worker, make_broker) as (session, manager):
-        before, after = make_release("wait"), make_release("noop")
-        await manager.publish(before)
-        await manager.until(lambda: gate.entered == 1)
-        (given_back,) = session._intake.held[before.fence].messages
-        await manager.control(session.id, Rebuild())
-        await manager.until(lambda: session._intake.held[before.fence].messages != [given_back])
-        await manager.publish(after)
-        assert isinstance(await manager.outcome(after), Completed)
-        gate.open.set()
-        assert isinstance(await manager.outcome(before), Completed)
-        await manager.until(lambda: broker_holds(hub, manager) == 0)
-        assert gate.entered == 1
-
-
-def consumers(hub: MemoryHub, manager: FakeManager) -> int:
-    return len(hub._queues[manager.topology.task_queue_name(manager.queue)].taps)
-
-
-async def close_slowly(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As over a network: others run before the consumer is closed."""
-    consuming = await eventually(lambda: session._intake._consuming)
-    assert consuming is not None
-    close = consuming.close
-
-    async def slowly() -> None:
-        await asyncio.sleep(0)
-        await close()
-
-    monkeypatch.setattr(consuming, "close", slowly)
-
-
-async def test_two_rebuilds_at_once_leave_one_consumer(
-    hub: MemoryHub, make_broker: BrokerFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = Gate()
-    async with playing(gate.worker, make_broker) as (session, manager):
-        await close_slowly(session, monkeypatch)
-        await asyncio.gather(session._intake.rebuild(), session._intake.rebuild())
-        assert consumers(hub, manager) == 1
-        assert isinstance(await manager.run("noop"), Completed)
-
-
-async def test_a_rebuild_under_way_does_not_outlive_the_beginning_of_a_drain(
-    hub: MemoryHub, make_broker: BrokerFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = Gate()
-    async with playing(gate.worker, make_broker) as (session, manager):
-        await close_slowly(session, monkeypatch)
-        await asyncio.gather(session._intake.rebuild(), session._intake.stop())
-        assert consumers(hub, manager) == 0
-
-
-async def test_what_is_held_is_told_also_when_it_only_waits_for_a_confirm(
-    hub: MemoryHub, make_broker: BrokerFactory
-) -> None:
-    gate = Gate(concurrency=1)
-    async with playing(gate.worker, make_broker, pace=Pace(slow_run=60.0)) as (session, manager):
-        running, waiting = make_release("wait"), make_release("wait")
-        await manager.publish(running, waiting)
-        await manager.until(lambda: gate.entered == 1)
-        question = make_release("x").task_id
-        await manager.control(session.id, AskHeld(question))
-        answer = await manager.seen(Inventory)
-        assert answer.question == question
-        assert set(answer.held) == {running.fence, waiting.fence}
-        gate.open.set()
-        await manager.outcome(waiting)
 
 
 async def test_a_slow_run_hands_back_the_rest_of_its_message_when_no_slot_is_free(
