@@ -49,6 +49,29 @@ async def test_changes_at_once_do_not_undo_each_other(served: Served) -> None:
     assert limits == {"concurrency": 7, "rate": "5/s", "weights": dict.fromkeys(keys, 2)}
 
 
+async def test_queue_is_listed_while_there_is_something_of_it(served: Served) -> None:
+    """Or a name that was mistyped would stay for ever."""
+
+    async def listed() -> list[str]:
+        _, found = await served.ask("GET", "/v1/queues")
+        return [queue["name"] for queue in found["queues"]]
+
+    await patched(served, "queues/emials", concurrency=5)
+    assert await listed() == ["emials"]
+    assert (await patched(served, "queues/emials", concurrency=None))["name"] == "emials"
+    assert await listed() == []
+    for verb, names in (("pause", ["emials"]), ("resume", [])):
+        assert (await served.ask("POST", f"/v1/queues/emials/{verb}"))[0] == 200
+        assert await listed() == names
+    task_id = await served.publish(queue="emials")
+    assert await listed() == ["emials"]
+    assert (await served.ask("POST", f"/v1/tasks/{task_id}/cancel"))[0] == 200
+    assert await listed() == []
+    session = Register(uuid4(), "emials", 1, [KindSpec("add")], "hash", "host", 1, "0.1", datetime.now(UTC))
+    await registry.register(served.manager.database, [session])
+    assert await listed() == [], "what was served once"
+
+
 async def test_more_weights_than_a_queue_may_have_are_refused(served: Served) -> None:
     await patched(served, "queues/mail", weights={f"a{number}": 2 for number in range(1_000)})
     status, problem = await served.ask("PATCH", "/v1/queues/mail/limits", json={"weights": {"one more": 2}})

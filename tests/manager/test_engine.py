@@ -22,7 +22,7 @@ async def test_database_that_is_dropped_under_a_manager_is_unavailable(database:
         with pytest.raises(DatabaseUnavailable):
             await connections.settle.fetch("SELECT 1")
     with pytest.raises(DatabaseUnavailable, match="does not exist"):
-        await registry.list_queues(connections)
+        await registry.list_kinds(connections)
     await connections.close()
 
 

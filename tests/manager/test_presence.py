@@ -49,7 +49,6 @@ async def test_a_registration_is_known_at_once_told_on_and_written_down(
     (kind,) = await registry.list_kinds(store)
     assert kind.spec.max_attempts == 7
     assert kind.spec.payload_schema == b'{"type":"object"}'
-    assert await registry.list_queues(store) == ["default"]
 
 
 async def test_a_manager_that_starts_asks_all_to_introduce_themselves(

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ValidationError
 
 from tacoq_manager.api.within import manager_of
 from tacoq_manager.manager import Manager
-from tacoq_manager.store import limits, registry
+from tacoq_manager.store import limits
 from tacoq_manager.store import tasks as lookup
 from tacoq_protocol.http import QUEUE_PATTERN, Queues, QueueView
 from tacoq_protocol.limits import SetQueueLimits
@@ -32,7 +32,10 @@ Name = Annotated[str, Path(), AfterValidator(_is_a_name)]
 
 @router.get("")
 async def list_queues(request: Request) -> Queues:
-    """List queues with their tasks by state, their workers, the credit that is left, and what is set for them."""
+    """List queues with their tasks by state, their workers, the credit that is left, and what is set for them.
+
+    A queue that has none of these is not listed, whatever it had.
+    """
     return Queues(queues=await _views(manager_of(request)))
 
 
@@ -54,7 +57,7 @@ async def resume(request: Request, name: Name) -> QueueView:
 
 @router.put("/{name}/limits")
 async def put_limits(request: Request, name: Name, new: SetQueueLimits) -> QueueView:
-    """Set all limits of a queue, and the weights of its fairness keys. A queue that nobody knows yet is made."""
+    """Set all limits of a queue, and the weights of its fairness keys, be there workers of it or not."""
     manager = manager_of(request)
     await manager.limiting.set_queue(name, new)
     return await _view(manager, name)
@@ -62,7 +65,7 @@ async def put_limits(request: Request, name: Name, new: SetQueueLimits) -> Queue
 
 @router.patch("/{name}/limits")
 async def patch_limits(request: Request, name: Name, change: SetQueueLimits) -> QueueView:
-    """Change limits of a queue, and leave those that are not given. A queue that nobody knows yet is made."""
+    """Change limits of a queue, and leave those that are not given."""
     manager = manager_of(request)
     try:
         await manager.limiting.change_queue(name, change)
@@ -73,20 +76,23 @@ async def patch_limits(request: Request, name: Name, change: SetQueueLimits) -> 
 
 
 async def _view(manager: Manager, name: str) -> QueueView:
-    (view,) = [view for view in await _views(manager) if view.name == name]
+    (view,) = [view for view in await _views(manager, name) if view.name == name]
     return view
 
 
-async def _views(manager: Manager) -> list[QueueView]:
-    """Every queue that has tasks, workers or a past."""
-    known = await registry.list_queues(manager.database)
+async def _views(manager: Manager, *names: str) -> list[QueueView]:
+    """These, and every queue that has tasks or workers, or is limited or paused."""
     counts = await lookup.queue_counts(manager.database)
     set_for = await limits.queue_rows(manager.database)
     credit = manager.credit_left()
     return [
         _queue(manager, name, counts.get(name, {}), set_for.get(name, limits.QueueRow()), credit.get(name))
-        for name in sorted({*known, *counts, *manager.sessions.queues()})
+        for name in sorted({*names, *counts, *manager.sessions.queues(), *_set(set_for)})
     ]
+
+
+def _set(rows: Mapping[str, limits.QueueRow]) -> list[str]:
+    return [name for name, row in rows.items() if row != limits.QueueRow()]
 
 
 def _queue(

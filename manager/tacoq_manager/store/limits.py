@@ -183,14 +183,14 @@ async def pause(database: Database, queue: str, paused: bool) -> None:
 
 
 async def set_queue(database: Database, queue: str, change: Callable[[QueueLimits], QueueLimits]) -> None:
-    """Set the limits of a queue, by those it has, and make it known. Raises DatabaseUnavailable, or as `change`."""
+    """Set the limits of a queue, by those it has. Raises DatabaseUnavailable, or as `change`."""
     its = queues.c.name == queue
     with database_faults():
         async with database.engine.begin() as connection:
             await connection.execute(insert(queues).values(name=queue).on_conflict_do_nothing())
             old = await connection.scalar(select(queues.c.limits).where(its).with_for_update())
             new = change(QueueLimits.model_validate(old or {})).model_dump(exclude_defaults=True)
-            await connection.execute(update(queues).where(its).values(limits=new))
+            await connection.execute(update(queues).where(its).values(limits=new or null()))
             await _changed(connection)
 
 

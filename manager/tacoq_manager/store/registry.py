@@ -1,4 +1,4 @@
-"""Registry: sessions, kinds and queues in, rows for people and for the next start out. Beats never come here."""
+"""Registry: sessions and kinds in, rows for people and for the next start out. Beats never come here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.faults import database_faults
-from tacoq_manager.store.schema import kinds, queues, workers
+from tacoq_manager.store.schema import kinds, workers
 from tacoq_protocol.limits import KindLimits
 from tacoq_protocol.messages import KindSpec, Register
 
@@ -47,7 +47,7 @@ class KindRow(msgspec.Struct, frozen=True):
 
 
 async def register(database: Database, sessions: Sequence[Register]) -> None:
-    """Write down live sessions with their kinds and queues, all in one transaction. Idempotent.
+    """Write down live sessions with their kinds, all in one transaction. Idempotent.
 
     Raises DatabaseUnavailable.
     """
@@ -63,7 +63,6 @@ async def register(database: Database, sessions: Sequence[Register]) -> None:
             if specs:
                 values = [_kind_values(queue, specs[queue, name]) for queue, name in sorted(specs)]
                 await connection.execute(_upsert(kinds, values, keep=("queue", "name")))
-            await connection.execute(_add_queues({session.queue for session in sessions}))
 
 
 async def end(database: Database, sessions: Mapping[UUID, tuple[str, str | None]]) -> None:
@@ -123,11 +122,6 @@ async def load_specs(database: Database) -> dict[tuple[str, str], KindSpec]:
     return {(row.queue, row.spec.name): row.spec for row in await list_kinds(database)}
 
 
-async def list_queues(database: Database) -> list[str]:
-    """Return the queues that were ever served. Raises DatabaseUnavailable."""
-    return [row["name"] for row in await _read(database, queues, order=(queues.c.name,))]
-
-
 async def _read(
     database: Database,
     table: Table,
@@ -138,10 +132,6 @@ async def _read(
     with database_faults():
         async with database.engine.connect() as connection:
             return (await connection.execute(statement)).mappings().all()
-
-
-def _add_queues(names: Collection[str]) -> Insert:
-    return insert(queues).values([{"name": name} for name in sorted(names)]).on_conflict_do_nothing()
 
 
 def _upsert(table: Table, values: list[dict[str, Any]], *, keep: Sequence[str]) -> Insert:
