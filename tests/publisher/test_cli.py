@@ -320,6 +320,14 @@ def test_workers_that_ended_are_listed_when_they_are_asked_for(manager: Scripted
     assert [seen.query for seen in manager.requests("/workers")] == ["", "ended=true"]
 
 
+def test_workers_with_many_kinds_are_listed_by_a_few_of_them(manager: ScriptedManager) -> None:
+    found = json.loads(succeeds("workers", "--json"))
+    for count, ending in ((1, " kind0"), (3, " kind0, kind1, kind2"), (4, " kind0, kind1, 2 more"), (80, ", 78 more")):
+        found["workers"][0]["kinds"] = [f"kind{number}" for number in range(count)]
+        manager.script("/workers", says(msgspec.json.encode(found)))
+        assert succeeds("workers").endswith(f"{ending}\n")
+
+
 def test_workers_show_tells_what_runs_there(manager: ScriptedManager) -> None:
     shown = succeeds("workers", "show", str(SESSION))
     for part in (str(SESSION), "alpha", "48 MiB", str(UUID(int=9)), "add"):

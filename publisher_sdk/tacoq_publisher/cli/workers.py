@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeGuard
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeGuard
 from uuid import UUID
 
 import click
@@ -12,6 +12,8 @@ from tacoq_protocol.http import DrainWorkers, WhichWorkers, Workers, WorkerView
 from tacoq_protocol.labels import parse_labels
 from tacoq_publisher.cli import asking
 from tacoq_publisher.cli.asking import ask, manager_options, print_json, print_table, text
+
+KINDS_SHOWN: Final = 3
 
 
 @click.group(invoke_without_command=True)
@@ -108,12 +110,18 @@ def _print(found: Workers, *, as_json: bool, none: str) -> None:
                 w.seen_at,
                 w.version,
                 _labels(w.labels),
-                w.kinds,
+                _brief(w.kinds),
             )
             for w in found.workers
         ],
         none=none,
     )
+
+
+def _brief(kinds: Sequence[str]) -> str:
+    """A few of them and how many more: show and --json have all."""
+    shown = kinds if len(kinds) <= KINDS_SHOWN else [*kinds[: KINDS_SHOWN - 1], f"{len(kinds) - KINDS_SHOWN + 1} more"]
+    return text(shown)
 
 
 def _state(worker: WorkerView) -> str:
