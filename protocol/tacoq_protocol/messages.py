@@ -1,7 +1,8 @@
 """What crosses AMQP: releases to workers, reports back, presence, control and news of settled tasks.
 
 Releases and reports are arrays on the wire (a message holds many): fields are only ever appended, with a default;
-a change that an older reader would misread gets a new format number in `codec`.
+a change that an older reader would misread gets a new format number in `codec`. They come by the thousand and lead
+nowhere: the garbage collector need not look at them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Fence(NamedTuple):
     release: int
 
 
-class Release(Struct, array_like=True, frozen=True):
+class Release(Struct, array_like=True, frozen=True, gc=False):
     """One hand-over of a task to the workers.
 
     `attempt` counts the ended runs that used up an attempt, so 0 is the first try. `timeout` is in seconds; it and
@@ -68,7 +69,7 @@ class ReturnReason(StrEnum):
     SILENT = "silent"  # managers may have taken the session for lost since it had this
 
 
-class Started(Struct, array_like=True, tag="s", frozen=True):
+class Started(Struct, array_like=True, tag="s", frozen=True, gc=False):
     """The handler is about to run, or has run for so many `seconds` and goes on."""
 
     task_id: UUID
@@ -77,7 +78,7 @@ class Started(Struct, array_like=True, tag="s", frozen=True):
     seconds: float = 0.0
 
 
-class Completed(Struct, array_like=True, tag="c", frozen=True):
+class Completed(Struct, array_like=True, tag="c", frozen=True, gc=False):
     """The handler returned; `result` is JSON in one line.
 
     `seconds` is the run's length on the worker's monotonic clock.
@@ -90,7 +91,7 @@ class Completed(Struct, array_like=True, tag="c", frozen=True):
     result: bytes
 
 
-class Failed(Struct, array_like=True, tag="f", frozen=True):
+class Failed(Struct, array_like=True, tag="f", frozen=True, gc=False):
     """The handler raised, ran out of time, or its payload did not fit. `delay` (seconds) overrides the policy's."""
 
     task_id: UUID
@@ -104,7 +105,7 @@ class Failed(Struct, array_like=True, tag="f", frozen=True):
     kind: str = ""  # whose policy the manager applies
 
 
-class Cancelled(Struct, array_like=True, tag="x", frozen=True):
+class Cancelled(Struct, array_like=True, tag="x", frozen=True, gc=False):
     """The run stopped because a cancel was asked for, or raised `Cancel`. `started_at` is None when it never ran."""
 
     task_id: UUID
@@ -121,7 +122,7 @@ class Holds(StrEnum):
     KEY = "key"  # its fairness key of the kind
 
 
-class Snoozed(Struct, array_like=True, tag="z", frozen=True):
+class Snoozed(Struct, array_like=True, tag="z", frozen=True, gc=False):
     """The handler asked to be run again in `delay` seconds; costs no attempt. `holds`: it found itself rate limited."""
 
     task_id: UUID
@@ -132,14 +133,14 @@ class Snoozed(Struct, array_like=True, tag="z", frozen=True):
     holds: Holds | None = None
 
 
-class Expired(Struct, array_like=True, tag="e", frozen=True):
+class Expired(Struct, array_like=True, tag="e", frozen=True, gc=False):
     """The deadline had passed when the run should have started."""
 
     task_id: UUID
     release: int
 
 
-class Returned(Struct, array_like=True, tag="r", frozen=True):
+class Returned(Struct, array_like=True, tag="r", frozen=True, gc=False):
     """A release that was not run."""
 
     task_id: UUID
