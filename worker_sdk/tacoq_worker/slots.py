@@ -52,6 +52,8 @@ class Slots:
         self._waiting: deque[Held] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._waking = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
         self._slots = [_Slot(self, children[n] if children else None) for n in range(count)]
 
     def start(self) -> None:
@@ -107,6 +109,26 @@ class Slots:
         for slot in self._slots:
             slot.interrupt(stop)
 
+    def look_at(self, ends: float) -> None:
+        """Stop the runs whose time is up then, by `time.monotonic`."""
+        # One timer, for the first of them: short runs come and go without touching it.
+        if self._alarm is None or ends < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_at = ends
+            self._alarm = asyncio.get_running_loop().call_later(ends - time.monotonic(), self._look)
+
+    def _look(self) -> None:
+        self._alarm = None
+        now = time.monotonic()
+        for slot in self._slots:
+            if slot.ends is not None and slot.ends <= now:
+                slot.ends = None
+                slot.interrupt(Stop.TIMEOUT)
+        later = [slot.ends for slot in self._slots if slot.ends is not None]
+        if later:
+            self.look_at(min(later))
+
     async def until_idle(self, seconds: float) -> bool:
         """Wait until nothing runs; False when that takes longer."""
         self.watcher = asyncio.Event()
@@ -124,15 +146,18 @@ class Slots:
     async def close(self) -> None:
         """End the slots: tasks are cancelled, children killed, threads left to themselves."""
         self.closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         await asyncio.gather(*(slot.close() for slot in self._slots))
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _Slot:
-    """One slot. `held` is what it runs now."""
+    """One slot. `held` is what it runs now, until `ends` at the latest."""
 
     def __init__(self, slots: Slots, child: Child | None) -> None:
         self.held: Held | None = None
+        self.ends: float | None = None
         self._slots = slots
         self._child = child
         self._stop: Callable[[], object] = _nothing  # how to stop the present run
@@ -179,7 +204,7 @@ class _Slot:
                 _log_failure(run, outcome)
             elif runs.isEnabledFor(logging.DEBUG):
                 _log_end(run, outcome)
-            if run.stop is not None or contextvars.copy_context() != clean or _cancelling():
+            if run.stop is not None or contextvars.copy_context() != clean or self._cancelling():
                 return  # and go on in a fresh task
             if time.monotonic() > turn_ends:
                 await asyncio.sleep(0)
@@ -197,14 +222,14 @@ class _Slot:
             return not_started(run, run.stop)
         run.begin()
         self._slots.began()
-        timer = None
         try:
             if release.announced:
                 self._stop = self._cancel_task
                 if not await self._slots.announce(held):
                     return Returned(release.task_id, release.release, ReturnReason.SILENT)
             if run.timeout is not None:
-                timer = loop.call_later(run.timeout, self._time_is_up, held)
+                self.ends = time.monotonic() + run.timeout
+                self._slots.look_at(self.ends)
             if run.handler.is_async:
                 self._stop = self._cancel_task
                 return await call_async(run)
@@ -217,17 +242,15 @@ class _Slot:
         except (asyncio.CancelledError, ProcessCrashed) as error:  # cancelled while it was announced
             return raised(run, error)
         finally:
-            if timer is not None:
-                timer.cancel()
+            self.ends = None
             self._stop = _nothing
 
     def _cancel_task(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    def _time_is_up(self, held: Held) -> None:
-        if self.held is held:
-            self.interrupt(Stop.TIMEOUT)
+    def _cancelling(self) -> bool:
+        return self._task is not None and self._task.cancelling() > 0
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Go on in a fresh task, whatever ended this one; a run it had is reported before."""
@@ -284,8 +307,3 @@ def _log_end(run: Run, outcome: Outcome) -> None:
     if isinstance(outcome, Completed):
         fields["seconds"] = f"{outcome.seconds:.3f}"
     runs.debug("run ended", extra={**fields, "task_id": str(run.release.task_id)})
-
-
-def _cancelling() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
