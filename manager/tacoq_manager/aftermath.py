@@ -9,6 +9,7 @@ from uuid import UUID
 
 from tacoq_manager.store.claim import Lane, Line
 from tacoq_manager.store.settle import Applied
+from tacoq_protocol.http import TaskView
 from tacoq_protocol.states import TaskState
 
 
@@ -17,6 +18,7 @@ class Aftermath:
     """What others have to know of some moves."""
 
     final: list[UUID] = field(default_factory=list)
+    awaited: list[TaskView] = field(default_factory=list)  # of these, what completed while somebody waited for it
     lanes: set[Lane] = field(default_factory=set)  # in which a claim finds other tasks than before
     ended: Counter[Line] = field(default_factory=Counter)  # releases, less those that count as out again
     due: float | None = None  # seconds until the first of them is
@@ -34,6 +36,8 @@ def aftermath(applied: Sequence[Applied]) -> Aftermath:
             after.ended[move.line] -= 1
         if move.state.final:
             after.final.append(move.transition.task_id)
+            if move.view is not None:
+                after.awaited.append(move.view)
         elif move.state is TaskState.SCHEDULED:
             delay = move.transition.delay or 0.0
             after.due = delay if after.due is None else min(after.due, delay)

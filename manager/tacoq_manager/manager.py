@@ -14,7 +14,6 @@ from random import Random
 from time import monotonic
 from uuid import UUID, uuid4
 
-from tacoq_manager import schedules
 from tacoq_manager.accept import Accepter
 from tacoq_manager.aftermath import aftermath
 from tacoq_manager.aside import Aside
@@ -104,6 +103,7 @@ class Manager:
             self.metrics,
             dead_letters=self.dead_letters,
             random=Random(),
+            is_awaited=self.waiters.waits_for,
             on_settled=self._settled,
             on_redelivered=self._came_back,
             on_held=lambda held, version: self.limiting.held(held, version),
@@ -289,10 +289,6 @@ class Manager:
         """Publish a copy of a task that ended without a result. Raises TaskNotFound, NotRetryable."""
         return await resubmit(self.accepter, self.database.read, task_id)
 
-    async def run_schedule(self, name: str) -> Accepted:
-        """Make a task of a schedule now. Raises ScheduleNotFound and as accept."""
-        return await schedules.run(self.database, self.accepter, name)
-
     def credit_left(self) -> dict[str, int]:
         """How many tasks the live workers of each queue can take now. Only the leader knows."""
         queues = self.sessions.queues() if self.leader.leads else ()
@@ -323,7 +319,7 @@ class Manager:
             return
         after = aftermath(applied)
         self._count(after.ended, applied[0].transaction)
-        self.waiters.settled(after.final)
+        self.waiters.settled(after.final, after.awaited)
         self.news.tell(after.final, after.ended, applied[0].transaction)
         self.prompter.lanes(after.lanes)
         if after.due is not None:

@@ -99,8 +99,14 @@ class Waiters:
         finally:
             self._leave(waiter)
 
-    def settled(self, ids: Iterable[UUID]) -> None:
-        """These tasks are final, and that is committed."""
+    def waits_for(self, id: UUID) -> bool:
+        """True when somebody does now: who settles the task may tell of it without a look."""
+        return id in self._waiting
+
+    def settled(self, ids: Iterable[UUID], views: Sequence[TaskView] = ()) -> None:
+        """These tasks are final, and that is committed; `views` are of those that need not be read again."""
+        for view in views:
+            self._tell(view.id, view)
         for id in ids:
             if id in self._waiting:
                 self._woken[id] = None
@@ -181,12 +187,14 @@ class Waiters:
                     if not waiter.unread:
                         waiter.wake.set()  # from now on its deadline counts
                 continue
-            answer = answers.get(id) or UnknownTask(id)
-            for waiter in self._waiting.pop(id, ()):
-                del waiter.missing[id]
-                waiter.unread.discard(id)
-                waiter.ready.append(answer)
-                waiter.wake.set()
+            self._tell(id, answers.get(id) or UnknownTask(id))
+
+    def _tell(self, id: UUID, answer: Told) -> None:
+        for waiter in self._waiting.pop(id, ()):
+            del waiter.missing[id]
+            waiter.unread.discard(id)
+            waiter.ready.append(answer)
+            waiter.wake.set()
 
     def _failed(self, ids: list[UUID], fault: DatabaseUnavailable) -> None:
         """Who was never told anything hears of it at once; for the others there is the next look."""

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Protocol, assert_never
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -76,6 +77,7 @@ class Settler:
         *,
         dead_letters: DeadLetters,
         random: Random,
+        is_awaited: Callable[[UUID], bool],
         on_settled: Settled,
         on_redelivered: Callable[[Fence], None],
         on_held: Callable[[Sequence[Held], int], None],
@@ -85,6 +87,7 @@ class Settler:
         self._metrics = metrics
         self._dead_letters = dead_letters
         self._random = random
+        self._is_awaited = is_awaited
         self._on_settled = on_settled
         self._on_redelivered = on_redelivered
         self._on_held = on_held
@@ -271,7 +274,7 @@ class Settler:
         """`apply`; the offending reports are added to `refused`."""
         began = time.perf_counter()
         try:
-            applied = await store.apply(self._connection, transitions)
+            applied = await store.apply(self._connection, transitions, self._is_awaited)
         except (asyncpg.PostgresError, ValueError) as error:
             if len(transitions) > 1:
                 middle = len(transitions) // 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import assert_never
 from uuid import UUID
@@ -86,15 +86,17 @@ def _plant(point: Point) -> None:
         case Point.REPORTED | Point.SETTLED:
             apply = settle.apply
 
-            async def applied(connection: HotConnection, transitions: Sequence[Transition]) -> list[settle.Applied]:
+            async def applied(
+                connection: HotConnection, transitions: Sequence[Transition], is_awaited: Callable[[UUID], bool]
+            ) -> list[settle.Applied]:
                 if point is Point.REPORTED and any(transition.move == "complete" for transition in transitions):
                     die_if_armed()
-                moved = await apply(connection, transitions)
+                moved = await apply(connection, transitions, is_awaited)
                 if any(move.transition.move == "complete" for move in moved):
                     die_if_armed()
                 return moved
 
-            settle.apply = applied
+            settle.apply = applied  # type: ignore[assignment]
         case _:
             assert_never(point)
 

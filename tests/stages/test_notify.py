@@ -99,6 +99,18 @@ async def test_a_waiter_wakes_when_its_task_is_settled(tasks: Tasks, waiters: Wa
     assert told_of(await waiting) == set(ids)
 
 
+async def test_what_is_known_when_it_is_settled_is_told_without_a_look(tasks: Tasks, waiters: Waiters) -> None:
+    ids = tasks.new(2)
+    waiting = asyncio.create_task(collect(waiters, ids))
+    await eventually(lambda: tasks.asked)
+    looks = len(tasks.asked)
+    assert all(waiters.waits_for(id) for id in ids)
+    tasks.finish(ids)
+    waiters.settled(ids, [view(id) for id in ids])
+    assert told_of(await waiting) == set(ids)
+    assert (len(tasks.asked), any(waiters.waits_for(id) for id in ids)) == (looks, False)
+
+
 async def test_it_is_told_in_batches_as_they_end(tasks: Tasks, waiters: Waiters) -> None:
     ids = tasks.new(4)
     async with aclosing(waiters.wait(ids, 30)) as told:

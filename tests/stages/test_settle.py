@@ -11,8 +11,9 @@ import pytest
 
 from tacoq_manager.settle import RETRY_SECONDS
 from tacoq_manager.store import settle as store
+from tacoq_manager.store import tasks
 from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
-from tacoq_manager.transitions import Transition, complete
+from tacoq_manager.transitions import Transition, complete, hand_back
 from tacoq_protocol import codec
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import (
@@ -185,7 +186,9 @@ async def test_reports_that_are_too_much_for_one_statement_are_settled_in_parts(
     apply = store.apply
     sizes: list[int] = []
 
-    async def in_time(connection: HotConnection, transitions: Sequence[Transition]) -> list[store.Applied]:
+    async def in_time(
+        connection: HotConnection, transitions: Sequence[Transition], *rest: object
+    ) -> list[store.Applied]:
         sizes.append(len(transitions))
         if len(transitions) > 2:
             raise DatabaseUnavailable("it took too long")
@@ -296,3 +299,23 @@ async def test_waiter_is_woken_by_the_settle(released: Floor) -> None:
     await asyncio.sleep(0)
     await released.report(Completed(one.task_id, 1, NOW, 0.1, b"5"))
     assert await waiting == "TaskView"
+
+
+async def test_what_completes_while_somebody_waits_is_told_as_a_later_look_finds_it(floor: Floor) -> None:
+    floor.join("k")
+    ids = await floor.accept(2, priority=3, timeout=5.0)
+    await floor.dispatch()
+    reports = [Completed(task_id, 1, NOW, 0.1, b'{"sum":5}') for task_id in ids]
+    moves = [complete(report, floor.session) for report in reports]
+    applied = await store.apply(floor.manager.database.settle, moves, ids[:1].__contains__)
+    views = {move.transition.task_id: move.view for move in applied}
+    (read,) = (await tasks.ended(floor.manager.database, ids[:1]))[0]
+    assert views == {ids[0]: read, ids[1]: None}
+
+
+async def test_what_ends_otherwise_is_left_to_a_look(released: Floor) -> None:
+    """Its error is made by Postgres."""
+    one = released.releases[0]
+    move = hand_back(Returned(one.task_id, 1, ReturnReason.SHUTDOWN), released.session)
+    (applied,) = await store.apply(released.manager.database.settle, [move], lambda _: True)
+    assert applied.view is None

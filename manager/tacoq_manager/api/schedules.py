@@ -81,4 +81,5 @@ async def resume(request: Request, name: Name) -> Response:
 @router.post("/{name}/run", status_code=HTTPStatus.CREATED, response_class=Response, responses=answer(Accepted, 201))
 async def run(request: Request, name: Name) -> Response:
     """Make a task of a schedule now, paused or not; its fire times stay."""
-    return json_response(await manager_of(request).run_schedule(name), HTTPStatus.CREATED)
+    manager = manager_of(request)
+    return json_response(await schedules.run(manager.database, manager.accepter, name), HTTPStatus.CREATED)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
+from uuid import UUID
 
+import asyncpg
 import msgspec
+from msgspec import UNSET, Raw
 
 from tacoq_manager.store.claim import Line
 from tacoq_manager.store.columns import sparse
 from tacoq_manager.store.engine import HotConnection
 from tacoq_manager.transitions import MAX_CRASHES, Transition
+from tacoq_protocol.http import TaskView
 from tacoq_protocol.states import RELEASED, TaskState
 
 # A transition's states and flags travel as one number: each element of each array costs.
@@ -21,6 +25,7 @@ _COSTS_ATTEMPT: Final = 32
 _CRASH: Final = 64
 _LOSES: Final = 128
 _REQUEST_CANCEL: Final = 256
+_AWAITED: Final = 512  # somebody waits for it: a completed task is to be told as it stands
 
 # Rows are locked in id order, whatever order the reports came in: two settles cannot deadlock. The lock is taken inside
 # a lateral subquery and final rows are deleted by an array of ids: both can only be nested loops over the primary key,
@@ -41,7 +46,7 @@ WITH r AS MATERIALIZED (
     FROM (
         SELECT given.*, marks & {_CLOSES} <> 0 AS closes, marks & {_COSTS_ATTEMPT} <> 0 AS costs_attempt,
             marks & {_CRASH} <> 0 AS crash, marks & {_LOSES} <> 0 AS loses,
-            marks & {_REQUEST_CANCEL} <> 0 AS request_cancel
+            marks & {_REQUEST_CANCEL} <> 0 AS request_cancel, marks & {_AWAITED} <> 0 AS awaited
         FROM unnest(
             $1::uuid[], $2::int[], $3::int[], $4::text[], $5::int[], $6::float8[], $7::uuid[], $8::timestamptz[],
             $9::float8[], $10::text[], $11::bytea[], $12::text[]
@@ -126,8 +131,13 @@ ended AS (
 )
 SELECT place, was, state, queue, kind, fairness_key, priority, crashes >= $13 - 1 AS last_chance,
     CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at,
-    (SELECT pg_current_xact_id()::text::int8) AS transaction
+    (SELECT pg_current_xact_id()::text::int8) AS transaction, view.*
 FROM r
+LEFT JOIN LATERAL (
+    -- As it stands in the history now.
+    SELECT now(), release, attempt, created_at, max_attempts, timeout, expires_at, queued_at,
+        coalesce(began_at, started_at), coalesce(by_session, session), cancel_requested, retry_of
+) AS view ON awaited AND state = 'completed'
 """
 
 
@@ -147,6 +157,7 @@ class Applied(NamedTuple):
     last_chance: bool  # as it was before: one at a time of these is released
     run_at: datetime
     transaction: int
+    view: TaskView | None  # of one that is completed and was awaited
 
     @property
     def frees_slot(self) -> bool:
@@ -165,8 +176,10 @@ class Applied(NamedTuple):
 _encode = msgspec.json.Encoder().encode
 
 
-async def apply(connection: HotConnection, transitions: Sequence[Transition]) -> list[Applied]:
-    """Apply `transitions` in one transaction; committed when it returns.
+async def apply(
+    connection: HotConnection, transitions: Sequence[Transition], is_awaited: Callable[[UUID], bool] = lambda _: False
+) -> list[Applied]:
+    """Apply `transitions` in one transaction; committed when it returns. With a view of what completes and is awaited.
 
     At most one transition of a task may match (one per release, or from disjoint states). Those not returned were
     stale: the release is closed or not the latest, or the state does not allow the move. Raises DatabaseUnavailable
@@ -177,7 +190,7 @@ async def apply(connection: HotConnection, transitions: Sequence[Transition]) ->
         _APPLY,
         [t.task_id for t in rows],
         sparse([t.release for t in rows]),
-        [_marks(t) for t in rows],
+        [_marks(t) | (_AWAITED if is_awaited(t.task_id) else 0) for t in rows],
         sparse([t.to for t in rows]),
         sparse([t.attempt_limit for t in rows]),
         sparse([t.delay for t in rows]),
@@ -189,14 +202,44 @@ async def apply(connection: HotConnection, transitions: Sequence[Transition]) ->
         sparse([None if t.error is None else _encode(t.error).decode() for t in rows]),
         MAX_CRASHES,
     )
-    return [
-        Applied(rows[place - 1], _STATE[was], _STATE[state], queue, kind, key, priority, last, run_at, by)
-        for place, was, state, queue, kind, key, priority, last, run_at, by in records
-    ]
+    return [_applied(rows[record[0] - 1], record) for record in records]
 
 
 _STATE: Final = {state.value: state for state in TaskState}
 _MASKS: dict[frozenset[TaskState], int] = {}
+
+
+def _applied(transition: Transition, record: asyncpg.Record) -> Applied:
+    _, was, state, queue, kind, key, priority, last, run_at, by, finished_at, *rest = record
+    view = None
+    if finished_at is not None:
+        (
+            release, attempt, created_at, max_attempts, timeout, expires_at, queued_at, started_at, session,
+            cancel_requested, retry_of,
+        ) = rest  # fmt: skip
+        view = TaskView(
+            id=transition.task_id,
+            kind=kind,
+            queue=queue,
+            state=TaskState.COMPLETED,
+            priority=priority,
+            fairness_key=key,
+            attempt=attempt,
+            release=release,
+            created_at=created_at,
+            run_at=run_at,
+            max_attempts=max_attempts,
+            timeout=timeout,
+            expires_at=expires_at,
+            queued_at=queued_at,
+            started_at=started_at,
+            finished_at=finished_at,
+            session=session,
+            cancel_requested=cancel_requested,
+            retry_of=retry_of,
+            result=UNSET if transition.result is None else Raw(transition.result),
+        )
+    return Applied(transition, _STATE[was], _STATE[state], queue, kind, key, priority, last, run_at, by, view)
 
 
 def _mask(states: frozenset[TaskState]) -> int:
