@@ -6,14 +6,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 
 from tacoq_protocol.broker import Consumer
+from tacoq_protocol.brokers import frames
 from tacoq_protocol.brokers.acks import Acks
 from tacoq_protocol.brokers.declare import declare_exclusive, open_channel
 from tacoq_protocol.brokers.faults import LinkLost, Refused, call
+from tacoq_protocol.brokers.wire import Wire
 from tacoq_protocol.topology import Queue
 
 log = logging.getLogger("tacoq.broker")
@@ -26,12 +29,12 @@ class RabbitDelivery:
 
     __slots__ = ("_session", "body", "format", "redelivered", "tag")
 
-    def __init__(self, session: Session, message: DeliveredMessage) -> None:
+    def __init__(self, session: Session, tag: int, *, redelivered: bool, format: str, body: bytes) -> None:
         self._session = session
-        self.tag: int = message.delivery_tag or 0
-        self.redelivered = bool(message.redelivered)
-        self.format: str = message.header.properties.message_type or ""
-        self.body = message.body
+        self.tag = tag
+        self.redelivered = redelivered
+        self.format = format
+        self.body = body
 
     def ack(self, *, multiple: bool = False) -> None:
         self._session.ack(self.tag, multiple=multiple)
@@ -43,8 +46,11 @@ class RabbitDelivery:
 class Session:
     """A consumer's time on one channel. Acks after it do nothing: the broker gives the messages again."""
 
-    def __init__(self, channel: AbstractChannel, queue: str, on_delivery: Callable[[RabbitDelivery], None]) -> None:
+    def __init__(
+        self, wire: Wire, channel: AbstractChannel, queue: str, on_delivery: Callable[[RabbitDelivery], None]
+    ) -> None:
         self.channel = channel
+        self._wire = wire
         self._queue = queue
         self._tags = 0
         self._tag = ""  # none while nothing is to come
@@ -52,9 +58,16 @@ class Session:
         self.since = 0.0  # monotonic, when it was confirmed
         self.accepting = True
         self._on_delivery = on_delivery
+        self._coming: tuple[int, bool] | None = None  # tag and whether again, of the message that is just read
+        self._format = ""
+        self._parts: list[bytes] = []
+        self._left = 0
         self._acks = Acks()
         self._rejects: list[int] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._writes_soon = False
+        self._shut = False
+        self._loop = asyncio.get_running_loop()
+        wire.take(channel.number, self)
 
     async def consume(self, prefetch: int | None) -> None:
         """Let messages come. Raises Refused or LinkLost."""
@@ -64,7 +77,7 @@ class Session:
         self._tags += 1
         self._tag = f"{CONSUMER_TAG}-{self._tags}"
         await call(self.channel.basic_qos(prefetch_count=prefetch or 0))
-        await call(self.channel.basic_consume(self._queue, self.deliver, consumer_tag=self._tag))
+        await call(self.channel.basic_consume(self._queue, _passed_by, consumer_tag=self._tag))
 
     async def cancel(self) -> None:
         """Let none come: when this returns, those on their way are here. Raises Refused or LinkLost."""
@@ -79,17 +92,35 @@ class Session:
         """
         await call(self.channel.basic_qos(prefetch_count=0))
 
-    async def deliver(self, message: DeliveredMessage) -> None:
-        """aiormq makes a task of each; they run in the order of arrival, for nothing here waits."""
-        if not self.accepting:
-            return
-        delivery = RabbitDelivery(self, message)
-        self._acks.delivered(delivery.tag)
-        try:
-            self._on_delivery(delivery)
-        except Exception:
-            # A promise of the port's user is broken. The message stays unacked; the others must not suffer.
-            log.exception("delivery callback failed")
+    def method(self, id: int, method: bytes) -> bool:
+        if id != frames.DELIVER:
+            return False
+        self._coming = frames.read_deliver(method)
+        return True
+
+    def header(self, header: bytes) -> bool:
+        if self._coming is None:
+            return False
+        self._format, _ = frames.read_properties(header)
+        self._left = frames.read_size(header)
+        if not self._left:
+            self._arrived(b"")
+        return True
+
+    def body(self, body: bytes) -> bool:
+        if self._coming is None:
+            return False
+        self._parts.append(body)
+        self._left -= len(body)
+        if self._left <= 0:
+            parts, self._parts = self._parts, []
+            self._arrived(parts[0] if len(parts) == 1 else b"".join(parts))
+        return True
+
+    def closed(self) -> None:
+        """The channel is, or is about to be: to write to it would close the connection."""
+        self._shut = True
+        self._wire.leave(self.channel.number, self)
 
     def ack(self, tag: int, *, multiple: bool) -> None:
         if self._acks.ack(tag, multiple=multiple):
@@ -100,33 +131,47 @@ class Session:
             self._rejects.append(tag)
             self._write_soon()
 
-    async def flush(self) -> None:
-        """Send all acks and rejects so far; what is sent after this returns comes after them."""
-        if self._writer is not None:
-            await asyncio.wait([self._writer])
+    def flush(self) -> None:
+        """Send all acks and rejects so far; what is sent after this comes after them."""
+        self._writes_soon = False
+        rejects, self._rejects = self._rejects, []
+        acks = self._acks.take()
+        if self._shut or self.channel.is_closed or not (rejects or acks):
+            return  # the broker gives the messages again
+        number = self.channel.number
+        # Rejects first: an ack of all up to some tag would take them with it.
+        written = [frames.reject_frame(number, tag) for tag in rejects]
+        written += [frames.ack_frame(number, tag, multiple=multiple) for tag, multiple in acks]
+        with suppress(OSError):
+            self._wire.write(b"".join(written))
 
     def end(self) -> None:
-        """The channel is closed. A write that waits for room would wait for ever: nobody sends any more."""
+        """The channel is closed, or about to be."""
         self.accepting = False
-        if self._writer is not None:
-            self._writer.cancel()
+        self.closed()
+
+    def _arrived(self, body: bytes) -> None:
+        assert self._coming is not None
+        (tag, redelivered), self._coming = self._coming, None
+        if not self.accepting:
+            return
+        delivery = RabbitDelivery(self, tag, redelivered=redelivered, format=self._format, body=body)
+        self._acks.delivered(tag)
+        try:
+            self._on_delivery(delivery)
+        except Exception:
+            # A promise of the port's user is broken. The message stays unacked; the others must not suffer.
+            log.exception("delivery callback failed")
 
     def _write_soon(self) -> None:
-        # One task for all the acks of a turn of the loop, and for those that come while it writes.
-        if (self._writer is None or self._writer.done()) and not self.channel.is_closed:
-            self._writer = asyncio.create_task(self._write())
+        # Once for all the acks of a turn of the loop.
+        if not self._writes_soon:
+            self._writes_soon = True
+            self._loop.call_soon(self.flush)
 
-    async def _write(self) -> None:
-        try:
-            while self._rejects or self._acks.any:
-                rejects, self._rejects = self._rejects, []
-                acks = self._acks.take()
-                for tag in rejects:  # first: an ack of all up to some tag would take them with it
-                    await self.channel.basic_reject(tag, requeue=False, wait=False)
-                for tag, multiple in acks:
-                    await self.channel.basic_ack(tag, multiple, wait=False)
-        except RuntimeError:
-            pass  # the channel is closed: the broker gives the messages again
+
+async def _passed_by(_message: DeliveredMessage) -> None:
+    """Messages do not come by way of aiormq: the wire takes them before."""
 
 
 class RabbitConsuming:
@@ -161,7 +206,7 @@ class RabbitConsuming:
         session = self._session
         return session is not None and session.confirmed and not session.channel.is_closed and not self._stopped
 
-    async def open(self, connection: AbstractConnection) -> None:
+    async def open(self, connection: AbstractConnection, wire: Wire) -> None:
         """Consume on this connection, if it does not already. Raises Refused, LinkLost or ConfigurationError."""
         async with self._turn:
             if self._stopped or self._session is not None:
@@ -170,14 +215,14 @@ class RabbitConsuming:
             if not queue.exclusive:
                 await self._establish(connection, queue)
             channel = await open_channel(connection)
-            await self._open(channel)
+            await self._open(channel, wire)
 
-    async def _open(self, channel: AbstractChannel) -> None:
+    async def _open(self, channel: AbstractChannel, wire: Wire) -> None:
         wanted = self._consumer
         name = wanted.queue.name
         if wanted.queue.exclusive:
             name = await declare_exclusive(channel, wanted.queue, wanted.bindings)
-        session = Session(channel, name, wanted.on_delivery)
+        session = Session(wire, channel, name, wanted.on_delivery)
         channel.on_consumer_cancel_callbacks.add(lambda _: self._cancelled(session))
         channel.closing.add_done_callback(lambda _: self._lost(session))
         self._session = session
@@ -223,7 +268,7 @@ class RabbitConsuming:
                 self._forget(self)
                 return
             try:
-                await session.flush()
+                session.flush()
                 await session.cancel()
             except (LinkLost, Refused):
                 pass  # the channel is gone, and with it the consumer
@@ -243,12 +288,12 @@ class RabbitConsuming:
         session, self._session = self._session, None
         if session is not None:
             session.accepting = False
-            await session.flush()
+            session.flush()
 
     async def _end(self, session: Session) -> None:
-        session.accepting = False
+        session.flush()
+        session.end()
         try:
-            await session.flush()
             await call(session.channel.close())
         except (LinkLost, Refused):
             pass  # gone already: the broker has given back what was not acked

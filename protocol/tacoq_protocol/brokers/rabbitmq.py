@@ -9,32 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
-from aiormq.exceptions import PublishError
-from pamqp.commands import Basic
 
 from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing, QueueCounts
+from tacoq_protocol.brokers.confirms import Confirms
 from tacoq_protocol.brokers.consuming import RabbitConsuming
 from tacoq_protocol.brokers.declare import count, declare, open_channel, purge_ready
 from tacoq_protocol.brokers.faults import LinkLost, Refused
 from tacoq_protocol.brokers.supervisor import Link, is_blocked
 from tacoq_protocol.brokers.wanted import Wanted
-from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed, Unroutable
+from tacoq_protocol.errors import BrokerUnavailable, ConfigurationError, PublishUnconfirmed
 from tacoq_protocol.topology import Queue
 
 log = logging.getLogger("tacoq.broker")
 
 T = TypeVar("T")
-
-
-class _Publisher(NamedTuple):
-    """The channel that publishes, and the one observer of its end: aiormq keeps each that it was asked for."""
-
-    channel: Channel
-    closing: asyncio.Future[Any]
 
 
 class RabbitBroker:
@@ -44,7 +36,7 @@ class RabbitBroker:
         self.name = name
         self._consume = Link(url, f"{name} consume", self._prepare_consume, self._refresh)
         self._publish = Link(url, f"{name} publish", self._prepare_publish, self._refresh)
-        self._publisher: _Publisher | None = None
+        self._publisher: Confirms | None = None
         self._wanted = Wanted()
         self._declared_on: AbstractConnection | None = None
         self._declaring = asyncio.Lock()
@@ -109,23 +101,15 @@ class RabbitBroker:
 
     async def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> None:
         publisher = self._open_publisher()
-        channel, closing = publisher
         if not messages:
             return
-        sent = asyncio.gather(*(_send(channel, message) for message in messages), return_exceptions=True)
         try:
-            # The end of the channel ends the wait as well: what waits for room to be written would wait for ever.
-            await asyncio.wait([sent, closing], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not sent.done():
-                why = "the link was lost"
-                if not channel.is_closed:
-                    why = f"waited {seconds:g} s"
-                    self._distrust(publisher, why)
-                raise PublishUnconfirmed(f"not all of {len(messages)} messages were confirmed: {why}")
-            _check(sent.result())
-        finally:
-            sent.cancel()
-            sent.add_done_callback(_look_at)
+            async with asyncio.timeout(seconds):
+                await publisher.send(messages)
+        except TimeoutError:
+            why = f"waited {seconds:g} s"
+            self._distrust(publisher, why)
+            raise PublishUnconfirmed(f"not all of {len(messages)} messages were confirmed: {why}") from None
 
     async def message_count(self, queue: str) -> int | None:
         counts = await self.counts(queue)
@@ -146,16 +130,16 @@ class RabbitBroker:
         except (LinkLost, Refused) as error:
             raise BrokerUnavailable(f"broker was lost: {error}") from error
 
-    def _open_publisher(self) -> _Publisher:
+    def _open_publisher(self) -> Confirms:
         """What to publish on. Raises BrokerUnavailable when the link is not open."""
         publisher, connection = self._publisher, self._publish.connection
         if self._state is LinkState.OPEN and publisher is not None and connection is not None:
-            late = publisher.channel.is_closed or is_blocked(connection)  # and our state has not followed yet
+            late = publisher.is_closed or is_blocked(connection)  # and our state has not followed yet
             if not late:
                 return publisher
         raise BrokerUnavailable(f"broker takes no messages now: {self._fault()}; nothing was sent")
 
-    def _distrust(self, publisher: _Publisher, why: str) -> None:
+    def _distrust(self, publisher: Confirms, why: str) -> None:
         """It did not confirm in time. Unless the broker said why, it is deaf, or half-open: have another one.
 
         All that is published on it meanwhile would only be there twice later.
@@ -182,8 +166,11 @@ class RabbitBroker:
         await self._establish(connection, self._wanted.around(queue))
 
     async def _open(self, consuming: RabbitConsuming, connection: AbstractConnection) -> bool:
+        wire = self._consume.wire
+        if wire is None:
+            return False
         try:
-            await consuming.open(connection)
+            await consuming.open(connection, wire)
         except (LinkLost, Refused, ConfigurationError) as error:
             if not connection.is_closed:
                 log.warning("consumer not opened", extra={"link": self.name, "reason": str(error)})
@@ -193,14 +180,14 @@ class RabbitBroker:
 
     async def _prepare_publish(self, connection: AbstractConnection) -> bool:
         """Open the channel that publishes, if it is not open."""
-        if self._publisher is None or self._publisher.channel.is_closed:
+        wire = self._publish.wire
+        if wire is not None and (self._publisher is None or self._publisher.is_closed):
             channel = await open_channel(connection, confirms=True)
             assert isinstance(channel, Channel)
-            publisher = self._publisher = _Publisher(channel, channel.closing)
-            publisher.closing.add_done_callback(lambda _: self._publisher_closed(publisher))
+            self._publisher = Confirms(wire, channel, self._publisher_closed)
         return True
 
-    def _publisher_closed(self, publisher: _Publisher) -> None:
+    def _publisher_closed(self, publisher: Confirms) -> None:
         if publisher is self._publisher:
             self._publisher = None
             self._publish.fault = "the publishing channel was closed"
@@ -234,35 +221,3 @@ class RabbitBroker:
                 callback(state)
             except Exception:
                 log.exception("state callback failed", extra={"link": self.name, "state": state})
-
-
-def _check(answers: list[object]) -> None:
-    """Raise what the answers to a batch come to, if not to success."""
-    faults = [answer for answer in answers if isinstance(answer, BaseException)]
-    other = next((fault for fault in faults if not isinstance(fault, PublishError)), None)
-    if other is not None:
-        text = f"{len(faults)} of {len(answers)} messages were not confirmed: {other!r}"
-        raise PublishUnconfirmed(text) from other
-    if faults:
-        text = f"{len(faults)} of {len(answers)} messages had no queue, one with {faults[0]}"
-        raise Unroutable(f"{text}: declare and bind it first")
-
-
-def _send(channel: Channel, message: Outgoing) -> asyncio.Task[object]:
-    properties = Basic.Properties(message_type=message.format, delivery_mode=2 if message.persistent else 1)
-    return asyncio.create_task(
-        channel.basic_publish(
-            message.body,
-            exchange=message.exchange,
-            routing_key=message.routing_key,
-            properties=properties,
-            mandatory=message.mandatory,
-            wait=False,
-        )
-    )
-
-
-def _look_at(sent: asyncio.Future[list[Any]]) -> None:
-    """A cancelled gather keeps its CancelledError as an exception, and asyncio logs one that nobody looked at."""
-    if not sent.cancelled():
-        sent.exception()

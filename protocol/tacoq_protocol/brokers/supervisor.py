@@ -17,6 +17,7 @@ from aiormq.abc import AbstractConnection
 from yarl import URL
 
 from tacoq_protocol.brokers.faults import LinkLost, Refused, call
+from tacoq_protocol.brokers.wire import Wire, WireFactory
 from tacoq_protocol.errors import ConfigurationError
 
 log = logging.getLogger("tacoq.broker")
@@ -53,6 +54,7 @@ class Link:
         self.name = name
         self.fault = "it was not started"
         self.connection: AbstractConnection | None = None
+        self.wire: Wire | None = None  # under the connection
         self.ready = False
         self.blocked = False
         self._url = checked(url)
@@ -102,13 +104,13 @@ class Link:
 
     async def _live(self) -> None:
         """One connection, from dial to loss. Always raises."""
-        outer = await self._dial()
+        outer, wire = await self._dial()
         watcher: asyncio.Task[None] | None = None
         try:
             assert outer.transport is not None
             connection = outer.transport.connection
             connection.closing.add_done_callback(lambda _: self.poke())
-            self.connection, self._refused = connection, None
+            self.connection, self.wire, self._refused = connection, wire, None
             watcher = asyncio.create_task(self._watch(connection), name=f"broker alarm watch {self.name}")
             while not connection.is_closed and not self._refused:
                 self._poked.clear()
@@ -129,8 +131,9 @@ class Link:
     def _end_of(self, connection: AbstractConnection) -> LinkLost | ConfigurationError:
         return self._refused or LinkLost(why_closed(connection))
 
-    async def _dial(self) -> aio_pika.Connection:
+    async def _dial(self) -> tuple[aio_pika.Connection, Wire]:
         connection = aio_pika.Connection(self._url, client_properties={"connection_name": self.name})
+        factory = connection.kwargs["transport_factory"] = WireFactory()
         try:
             await call(connection.connect(), seconds=DIAL_SECONDS)
         except (LinkLost, Refused) as error:
@@ -139,7 +142,8 @@ class Link:
         except BaseException:
             await _close(connection)
             raise
-        return connection
+        assert factory.wire is not None, "it is connected"
+        return connection, factory.wire
 
     async def _wait(self, seconds: float | None) -> None:
         """Return when poked (the end of the connection pokes), or after `seconds`."""
@@ -172,7 +176,7 @@ class Link:
         self._on_change()
 
     def _down(self) -> None:
-        self.connection = None
+        self.connection = self.wire = None
         self.ready = self.blocked = False
         self._on_change()
 
