@@ -11,9 +11,10 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from typing import Any
 from uuid import UUID
 
 from tacoq_manager.credit import Credit
@@ -160,16 +161,24 @@ class DirectPath:
             items = list(of_queue)
             if self._credit.used(queue) <= self._dispatcher.capacity(queue):
                 self._credit.probe(items[0].release.fence, time.monotonic())
-            publishing = asyncio.create_task(self._publish(queue, items, epoch))
+            try:
+                sent = self._publish(queue, items, epoch)
+            except Exception:  # of this batch: the rescue finds it
+                log.exception("what was released as it was accepted is not published")
+                continue
+            publishing = asyncio.create_task(self._confirm(queue, sent))
             self._publishing.add(publishing)
             publishing.add_done_callback(self._publishing.discard)
 
-    async def _publish(self, queue: str, claimed: Sequence[Claimed], epoch: int) -> None:
+    def _publish(self, queue: str, claimed: Sequence[Claimed], epoch: int) -> Coroutine[Any, Any, None]:
+        """Sent when this returns, before anybody is answered: to read what follows an answer would come first."""
+        if self._leader.epoch != epoch:  # it stood still: another may have freed and released them
+            return self._publisher.give_back(claimed)
+        return self._publisher.publish(queue, claimed)
+
+    async def _confirm(self, queue: str, sent: Awaitable[None]) -> None:
         try:
-            if self._leader.epoch != epoch:  # it stood still: another may have freed and released them
-                await self._publisher.give_back(claimed)
-            else:
-                await self._publisher.publish(queue, claimed)
+            await sent
         except BrokerError as error:
             log.warning("what was released as it was accepted has to wait", extra={"error": str(error)})
             self._dispatcher.put_last(queue)

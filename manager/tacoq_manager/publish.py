@@ -7,9 +7,9 @@ counts. What may run once only is left to the rescue then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -71,8 +71,8 @@ class ReleasePublisher:
             )
             self._declared.add(queue)
 
-    async def publish(self, queue: str, claimed: Sequence[Claimed]) -> None:
-        """Send `claimed`, in order; all confirmed when it returns.
+    def publish(self, queue: str, claimed: Sequence[Claimed]) -> Coroutine[Any, Any, None]:
+        """Send `claimed`, in order; all confirmed when it returns. To be awaited, but sent by then.
 
         Raises BrokerError when that is not so in PUBLISH_SECONDS: they are given back then, but for what must not run
         twice and may have been sent. Raises DatabaseUnavailable when they are given back later.
@@ -82,8 +82,11 @@ class ReleasePublisher:
             Outgoing(self._topology.tasks.name, queue, RELEASES.name, encode(Releases(queue, releases)))
             for releases in self._packed(queue, claimed)
         ]
+        return self._confirm(queue, claimed, len(messages), self._broker.publish(messages, seconds=PUBLISH_SECONDS))
+
+    async def _confirm(self, queue: str, claimed: Sequence[Claimed], messages: int, sent: Awaitable[None]) -> None:
         try:
-            await self._broker.publish(messages, seconds=PUBLISH_SECONDS)
+            await sent
         except BrokerError as error:
             self._metrics.publish_failed()
             if isinstance(error, Unroutable):  # somebody deleted it: the next round makes it again
@@ -94,7 +97,7 @@ class ReleasePublisher:
         except asyncio.CancelledError:
             await asyncio.shield(self.give_back(self._may_run_twice(claimed)))
             raise
-        self._metrics.dispatched(len(claimed), len(messages))
+        self._metrics.dispatched(len(claimed), messages)
 
     async def give_back(self, claimed: Sequence[Claimed]) -> None:
         """Make them pending again, or cancelled when that was asked for.

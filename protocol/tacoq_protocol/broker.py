@@ -12,10 +12,10 @@ Rules every adapter keeps (tests/contract):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tacoq_protocol.topology import Binding, Exchange, Queue
 
@@ -148,8 +148,8 @@ class Broker(Protocol):
     async def consume(self, consumer: Consumer) -> Consuming:
         """Consume from now on, or from the next connect on, until stopped."""
 
-    async def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> None:
-        """Publish all; return when all are confirmed.
+    def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> Coroutine[Any, Any, None]:
+        """Publish all; return when all are confirmed. To be awaited: it may be sent before that.
 
         Raises BrokerUnavailable at once when the link is not open: nothing was sent. Raises Unroutable when a mandatory
         message had no queue, PublishUnconfirmed when not all were confirmed within `seconds` or the link was lost: of

@@ -16,32 +16,38 @@ from tacoq_protocol.errors import PublishUnconfirmed, Unroutable
 WRITE_BYTES: Final = 1024 * 1024  # at once: what is more waits until the socket has room again
 
 
-class _Batch:
-    """Messages that were given together."""
+class Batch:
+    """Messages that were given together. `written`: how many of them."""
 
-    __slots__ = ("done", "left", "nacked", "returned", "size", "why")
+    __slots__ = ("done", "left", "messages", "nacked", "returned", "why", "written")
 
-    def __init__(self, size: int) -> None:
-        self.size = self.left = size
-        self.nacked = self.returned = 0
+    def __init__(self, messages: Sequence[Outgoing]) -> None:
+        self.messages = messages
+        self.left = len(messages)
+        self.written = self.nacked = self.returned = 0
         self.why = ""  # one came back
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def whole(self) -> bool:
+        """True when there is nothing left to write, or no use in it."""
+        return self.written == len(self.messages) or self.done.done()
 
     def end(self) -> None:
         """All have an answer."""
         if self.done.done():
             return  # nobody waits any more
         if self.nacked:
-            self.done.set_exception(PublishUnconfirmed(f"{self.nacked} of {self.size} messages were refused"))
+            self.done.set_exception(PublishUnconfirmed(f"{self.nacked} of {len(self.messages)} messages were refused"))
         elif self.returned:
-            text = f"{self.returned} of {self.size} messages had no queue, one with {self.why}"
+            text = f"{self.returned} of {len(self.messages)} messages had no queue, one with {self.why}"
             self.done.set_exception(Unroutable(f"{text}: declare and bind it first"))
         else:
             self.done.set_result(None)
 
     def lose(self) -> None:
         if not self.done.done():
-            text = f"not all of {self.size} messages were confirmed: the link was lost"
+            text = f"not all of {len(self.messages)} messages were confirmed: the link was lost"
             self.done.set_exception(PublishUnconfirmed(text))
 
 
@@ -54,8 +60,8 @@ class Confirms:
         self._on_end = on_end
         self._frame_max: int = channel.connection.connection_tune.frame_max or 131_072
         self._tag = 0
-        self._open: dict[int, _Batch] = {}  # by tag, those that have no answer yet; in order
-        self._waiting: dict[_Batch, None] = {}  # for room
+        self._open: dict[int, Batch] = {}  # by tag, those that have no answer yet; in order
+        self._waiting: dict[Batch, None] = {}  # for room
         self._back: str | None = None  # why the message whose content comes now came back
         self._body_left = 0
         self._over = False
@@ -66,26 +72,26 @@ class Confirms:
     def is_closed(self) -> bool:
         return self._over or self.channel.is_closed
 
-    async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Return when all are confirmed; written at once, unless the socket is full.
+    def begin(self, messages: Sequence[Outgoing]) -> Batch:
+        """Write what there is room for now. The batch is to be given to `finish`."""
+        batch = Batch(messages)
+        if not self._wire.full:
+            self._write(batch)
+        return batch
 
-        Raises PublishUnconfirmed or Unroutable.
-        """
-        batch = _Batch(len(messages))
-        at = 0
+    async def finish(self, batch: Batch) -> None:
+        """Write the rest; return when all are confirmed. Raises PublishUnconfirmed or Unroutable."""
         try:
-            while at < len(messages) and not batch.done.done():
+            while not batch.whole:
                 if self._wire.full:
                     await self._wait_for_room(batch)
-                at = self._write(messages, at, batch)
-        except OSError:
-            batch.lose()
+                self._write(batch)
         except BaseException:
             batch.done.cancel()
             raise
         await batch.done
 
-    async def _wait_for_room(self, batch: _Batch) -> None:
+    async def _wait_for_room(self, batch: Batch) -> None:
         """The end of the channel ends it as well."""
         self._waiting[batch] = None
         room = asyncio.ensure_future(self._wire.room())
@@ -95,22 +101,25 @@ class Confirms:
             room.cancel()
             del self._waiting[batch]
 
-    def _write(self, messages: Sequence[Outgoing], at: int, batch: _Batch) -> int:
-        """Write as many as go at once, from the place `at` on; return the place of the next."""
-        if self.is_closed:
-            raise ConnectionResetError("the channel was closed")
+    def _write(self, batch: Batch) -> None:
+        """Write as many as go at once."""
         number, size = self.channel.number, 0
         parts: list[bytes] = []
-        tag = self._tag
-        while at < len(messages) and size < WRITE_BYTES:
+        at, tag = batch.written, self._tag
+        while at < len(batch.messages) and size < WRITE_BYTES:
             tag += 1
-            parts += frames.message_frames(number, messages[at], tag, self._frame_max)
-            size += len(messages[at].body)
+            parts += frames.message_frames(number, batch.messages[at], tag, self._frame_max)
+            size += len(batch.messages[at].body)
             at += 1
-        self._open.update(dict.fromkeys(range(self._tag + 1, tag + 1), batch))
-        self._tag = tag
-        self._wire.write(b"".join(parts))
-        return at
+        try:
+            if self.is_closed:
+                raise ConnectionResetError("the channel was closed")
+            self._wire.write(b"".join(parts))
+        except OSError:
+            batch.lose()
+        else:
+            self._open.update(dict.fromkeys(range(self._tag + 1, tag + 1), batch))
+            self._tag, batch.written = tag, at
 
     def method(self, id: int, method: bytes) -> bool:
         if id in (frames.ACK, frames.NACK):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from aiormq.abc import AbstractConnection
 from aiormq.channel import Channel
 
 from tacoq_protocol.broker import Consumer, Consuming, Declared, LinkState, Outgoing, QueueCounts
-from tacoq_protocol.brokers.confirms import Confirms
+from tacoq_protocol.brokers.confirms import Batch, Confirms
 from tacoq_protocol.brokers.consuming import RabbitConsuming
 from tacoq_protocol.brokers.declare import count, declare, open_channel, purge_ready
 from tacoq_protocol.brokers.faults import LinkLost, Refused
@@ -99,17 +99,23 @@ class RabbitBroker:
             poke()  # also while the link is not ready: its owner may have looked before at who consumes
         return consuming
 
-    async def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> None:
-        publisher = self._open_publisher()
-        if not messages:
+    def publish(self, messages: Sequence[Outgoing], *, seconds: float) -> Coroutine[Any, Any, None]:
+        try:
+            publisher = self._open_publisher()
+        except BrokerUnavailable as error:
+            return _raise(error)
+        return self._confirmed(publisher, publisher.begin(messages) if messages else None, seconds)
+
+    async def _confirmed(self, publisher: Confirms, batch: Batch | None, seconds: float) -> None:
+        if batch is None:
             return
         try:
             async with asyncio.timeout(seconds):
-                await publisher.send(messages)
+                await publisher.finish(batch)
         except TimeoutError:
             why = f"waited {seconds:g} s"
             self._distrust(publisher, why)
-            raise PublishUnconfirmed(f"not all of {len(messages)} messages were confirmed: {why}") from None
+            raise PublishUnconfirmed(f"not all of {len(batch.messages)} messages were confirmed: {why}") from None
 
     async def message_count(self, queue: str) -> int | None:
         counts = await self.counts(queue)
@@ -221,3 +227,7 @@ class RabbitBroker:
                 callback(state)
             except Exception:
                 log.exception("state callback failed", extra={"link": self.name, "state": state})
+
+
+async def _raise(error: Exception) -> None:
+    raise error
