@@ -116,6 +116,13 @@ async def test_a_link_that_confirms_nothing_is_replaced_and_not_published_on_aga
     await rabbit.counts(2)
 
 
+async def test_what_there_is_room_for_is_sent_before_it_is_awaited(rabbit: RabbitWorld) -> None:
+    broker = await rabbit.open()
+    sent = broker.publish(rabbit.tasks(b"a"), seconds=10)
+    await rabbit.counts(1)
+    await sent
+
+
 async def test_a_stop_on_a_silent_link_does_not_wait_for_it(rabbit: RabbitWorld) -> None:
     broker, inbox = await rabbit.open(), Inbox()
     await broker.consume(inbox.consumer(rabbit.queue))

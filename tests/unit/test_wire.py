@@ -24,6 +24,10 @@ class Inner(asyncio.Protocol):
 
     heard: bytes = b""
 
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
     def data_received(self, data: bytes) -> None:
         self.heard += data
 
@@ -78,7 +82,7 @@ class Reader:
         self.over = True
 
 
-def _method(channel: int, id: int, rest: bytes) -> bytes:
+def method_frame(channel: int, id: int, rest: bytes) -> bytes:
     return frames.FRAME.pack(frames.METHOD, channel, 4 + len(rest)) + pack(">I", id) + rest + frames.END
 
 
@@ -87,7 +91,7 @@ def _delivered(tag: int, body: bytes, *, again: bool = False) -> bytes:
     message = Outgoing("exchange", "key", "releases/1", body)
     _, _, _, *content = frames.message_frames(CHANNEL, message, 7, FRAME_MAX)
     deliver = b"\x05tag-1" + pack(">QB", tag, again) + b"\x08exchange\x03key"
-    return _method(CHANNEL, frames.DELIVER, deliver) + b"".join(content)
+    return method_frame(CHANNEL, frames.DELIVER, deliver) + b"".join(content)
 
 
 def _pieces(data: bytes, size: int) -> Iterator[bytes]:
@@ -102,9 +106,9 @@ def test_messages_are_read_in_whatever_pieces_they_come(size: int) -> None:
     link.take(CHANNEL, reader)
     long = bytes(range(256)) * 50
     foreign = (
-        _method(1, (50 << 16) + 11, b"declared"),
+        method_frame(1, (50 << 16) + 11, b"declared"),
         frames.HEARTBEAT,
-        _method(CHANNEL, (60 << 16) + 21, b"\x05tag-1"),
+        method_frame(CHANNEL, (60 << 16) + 21, b"\x05tag-1"),
     )
     stream = foreign[0] + _delivered(1, b"short") + foreign[1] + _delivered(2, long, again=True) + foreign[2]
     for piece in _pieces(stream, size):
@@ -118,7 +122,7 @@ def test_a_channel_that_the_broker_closes_is_over_at_once_and_aiormq_hears_of_it
     inner = socket.protocol
     link = Wire(cast("asyncio.Transport", socket))
     link.take(CHANNEL, reader)
-    close = _method(CHANNEL, frames.CLOSE, pack(">H", 404) + b"\x04gone" + pack(">HH", 60, 40))
+    close = method_frame(CHANNEL, frames.CLOSE, pack(">H", 404) + b"\x04gone" + pack(">HH", 60, 40))
     link.data_received(close)
     assert reader.over
     assert inner.heard == close
