@@ -43,6 +43,20 @@ async def test_the_release_s_own_timeout_goes_before_the_kind_s(stopped: Stopped
     assert "0.03 s" in outcome.error.message
 
 
+@pytest.mark.parametrize("first", ["the longer", "the shorter"])
+async def test_runs_side_by_side_are_each_stopped_in_their_own_time(
+    first: str, stopped: Stopped, make_broker: BrokerFactory
+) -> None:
+    longer, shorter = make_release("long_async", timeout=0.3), make_release("long_async", timeout=0.05)
+    async with playing(stopped.worker, make_broker) as (_, manager):
+        await manager.publish(*((longer, shorter) if first == "the longer" else (shorter, longer)))
+        ends = [await manager.outcome(release) for release in (shorter, longer)]
+    assert [end.error.message for end in ends if isinstance(end, Failed)] == [
+        "the run took longer than its timeout of 0.05 s",
+        "the run took longer than its timeout of 0.3 s",
+    ]
+
+
 async def test_a_thread_keeps_its_slot_until_it_ends(stopped: Stopped, make_broker: BrokerFactory) -> None:
     async with playing(stopped.worker, make_broker) as (session, manager):
         release = make_release("deaf", timeout=0.02)
