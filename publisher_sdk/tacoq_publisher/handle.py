@@ -83,17 +83,20 @@ class TaskHandle(Generic[R]):
         was away for too long.
         """
         if self._final is None:
-            seconds = None if timeout is None else parse_duration(timeout, name="timeout").total_seconds()
-            try:
-                async with asyncio.timeout(seconds):
-                    self.remember(await self._waits.wait(self.id))
-            except TimeoutError:
-                raise WaitTimeout(self.id, seconds or 0.0) from self._waits.fault
+            self.remember(await (self._waits.wait(self.id) if timeout is None else self._told_within(timeout)))
         final = self._final
         if not isinstance(final, TaskView):
             self._final = None  # it may yet be published
             raise TaskNotFound(self.id)
         return final
+
+    async def _told_within(self, timeout: Duration) -> WaitLine:
+        seconds = parse_duration(timeout, name="timeout").total_seconds()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._waits.wait(self.id)
+        except TimeoutError:
+            raise WaitTimeout(self.id, seconds) from self._waits.fault
 
     async def result(self, timeout: Duration | None = None) -> R:
         """Return the handler's return value as soon as it is there; once it is, it is kept.
