@@ -18,7 +18,7 @@ COPY requirements.txt .
 RUN sed -E '/--hash/d; s/ *\\$//' requirements.txt > constraints.txt && python -m venv /venv
 
 FROM build AS build-manager
-RUN pip install --constraint constraints.txt /wheels/tacoq_protocol-*.whl /wheels/tacoq_manager-*.whl
+RUN pip install --constraint constraints.txt /wheels/tacoq_protocol-*.whl "$(echo /wheels/tacoq_manager-*.whl)[redis]"
 
 FROM build AS build-worker
 RUN pip install --constraint constraints.txt /wheels/tacoq_protocol-*.whl /wheels/tacoq_publisher-*.whl /wheels/tacoq_worker-*.whl

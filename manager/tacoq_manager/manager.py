@@ -38,7 +38,6 @@ from tacoq_manager.publish import ReleasePublisher
 from tacoq_manager.reroute import Rerouter
 from tacoq_manager.rescue import STEP_SECONDS as RESCUE_SECONDS
 from tacoq_manager.rescue import Rescuer
-from tacoq_manager.resubmit import resubmit
 from tacoq_manager.running import Running
 from tacoq_manager.runtimes import RunTimes
 from tacoq_manager.sessions import Sessions
@@ -49,6 +48,8 @@ from tacoq_manager.store.claim import Flow, Line
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.prompts import CHANNEL
+from tacoq_manager.store.results import STEP_SECONDS as RESULTS_SECONDS
+from tacoq_manager.store.results import results_of
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.unpublished import Unpublished
 from tacoq_manager.upkeep import deaf, partitions, prune, recount, unserved
@@ -61,7 +62,6 @@ from tacoq_manager.upkeep.timers import DueTimer
 from tacoq_manager.why import Explainer
 from tacoq_protocol.broker import Broker, Consumer, Declared, LinkState
 from tacoq_protocol.errors import BrokerError
-from tacoq_protocol.http import Accepted
 from tacoq_protocol.messages import Fence
 
 log = logging.getLogger("tacoq.manager")
@@ -78,7 +78,8 @@ class Manager:
         self.database = Database(settings.database_url)
         self.sessions = Sessions()
         self.metrics = Metrics()
-        self.waiters = Waiters(partial(lookup.ended, self.database))
+        self.results = results_of(settings.results_url, ttl=settings.results_ttl, namespace=settings.namespace)
+        self.waiters = Waiters(partial(lookup.ended, self.database, self.results))
         self.runtimes = RunTimes()
         self.in_flight = InFlight()
         self.credit = Credit(self.runtimes, self.in_flight)
@@ -101,6 +102,7 @@ class Manager:
             database.settle,
             sessions,
             self.metrics,
+            results=self.results,
             dead_letters=self.dead_letters,
             random=Random(),
             is_awaited=self.waiters.waits_for,
@@ -231,7 +233,11 @@ class Manager:
         )
 
     async def start(self) -> None:
-        """Begin every stage. The broker may be away: accepting works without it. Raises DatabaseUnavailable."""
+        """Begin every stage. The broker may be away: accepting works without it.
+
+        Raises DatabaseUnavailable, ConfigurationError.
+        """
+        await self.results.open()
         await self._partitions()  # before a report is consumed: what ends today has its place
         await self.broker.start()
         self.broker.on_state(lambda _state: self.dispatcher.wake())
@@ -253,6 +259,7 @@ class Manager:
         begin("expire", self.expiry.run())
         begin("cron", self.cron.run())
         begin("prompts", self.prompter.run())
+        begin("results", run_every(RESULTS_SECONDS, "results", self.results.step))
         begin("leader", run_every(self.leader.pause, "leader", self.leader.step, wake=self.leader.vacant))
         begin("recount", run_every(recount.STEP_SECONDS, "recount", self._while_leading(self.recount.step)))
         begin("limits", run_every(PRUNE_SECONDS, "limits", self._while_leading(self.limiting.prune)))
@@ -284,10 +291,7 @@ class Manager:
         await self.presence.stop()
         await self.broker.stop()
         await self.database.close()
-
-    async def retry(self, task_id: UUID) -> Accepted:
-        """Publish a copy of a task that ended without a result. Raises TaskNotFound, NotRetryable."""
-        return await resubmit(self.accepter, self.database.read, task_id)
+        await self.results.close()
 
     def credit_left(self) -> dict[str, int]:
         """How many tasks the live workers of each queue can take now. Only the leader knows."""

@@ -14,7 +14,7 @@ from tacoq_protocol.durations import read_duration
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.topology import NAMESPACE_PATTERN, Topology
 
-_SECRET = ("database_url", "broker_url", "api_key")  # values that may hold a password
+_SECRET = ("database_url", "broker_url", "results_url", "api_key")  # values that may hold a password
 _POSTGRES = re.compile(r"^(postgres|postgresql)(\+asyncpg)?://")
 
 
@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None  # unset: the API is open to whoever reaches it
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     retention: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(days=30)
+    results_url: str | None = None  # a Redis; unset: results are in Postgres
+    results_ttl: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(days=1)  # there
 
     @field_validator("database_url")
     @classmethod
@@ -69,6 +71,20 @@ class Settings(BaseSettings):
         if retention < timedelta(days=1):
             raise ValueError("is less than a day, and the history is kept by the day: give 1d or more")
         return retention
+
+    @field_validator("results_url")
+    @classmethod
+    def _is_redis(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("is not the URL of a Redis: give redis://user:password@host:6379/0")
+        return url
+
+    @field_validator("results_ttl")
+    @classmethod
+    def _outlives_the_commit(cls, ttl: timedelta) -> timedelta:
+        if ttl < timedelta(minutes=1):
+            raise ValueError("is less than a minute, and a result has to outlive the commit after it: give 1m or more")
+        return ttl
 
     @field_validator("log_level", mode="before")
     @classmethod

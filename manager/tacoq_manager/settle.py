@@ -26,6 +26,7 @@ from tacoq_manager.sessions import Sessions
 from tacoq_manager.store import settle as store
 from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
 from tacoq_manager.store.limits import Held, Hold, hold
+from tacoq_manager.store.results import Results
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.transitions import Transition
 from tacoq_protocol.broker import Delivery
@@ -75,6 +76,7 @@ class Settler:
         sessions: Sessions,
         metrics: Metrics,
         *,
+        results: Results,
         dead_letters: DeadLetters,
         random: Random,
         is_awaited: Callable[[UUID], bool],
@@ -85,6 +87,7 @@ class Settler:
         self._connection = connection
         self._sessions = sessions
         self._metrics = metrics
+        self._results = results
         self._dead_letters = dead_letters
         self._random = random
         self._is_awaited = is_awaited
@@ -274,7 +277,8 @@ class Settler:
         """`apply`; the offending reports are added to `refused`."""
         began = time.perf_counter()
         try:
-            applied = await store.apply(self._connection, transitions, self._is_awaited)
+            kept = await self._results.put(transitions)  # before who reads a state can look for a result
+            applied = await store.apply(self._connection, transitions, self._is_awaited, kept)
         except (asyncpg.PostgresError, ValueError) as error:
             if len(transitions) > 1:
                 middle = len(transitions) // 2

@@ -20,6 +20,7 @@
     │   ├── TaskFailed
     │   ├── TaskCancelled
     │   └── TaskExpired
+    ├── ResultExpired             the task completed; its result was kept for a time, and is gone
     ├── BrokerError
     │   ├── BrokerUnavailable     not connected, or blocked: nothing was sent
     │   ├── Unroutable            no queue took the message: it is not stored
@@ -33,6 +34,7 @@ A message says what went wrong, on which thing, and what to do; what a program m
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from uuid import UUID
 
 
@@ -176,6 +178,20 @@ class TaskCancelled(TaskNotCompleted):
 
 class TaskExpired(TaskNotCompleted):
     """The deadline passed before the task started."""
+
+
+class ResultExpired(TacoqError):
+    """The task completed, and its result is gone: it was kept in Redis, for a time."""
+
+    def __init__(self, task_id: UUID, kind: str, finished_at: datetime | None) -> None:
+        when = "" if finished_at is None else f" at {finished_at:%Y-%m-%d %H:%M:%S} UTC"
+        super().__init__(
+            f"result expired: task {task_id} of kind {kind!r} completed{when}, and its result is not kept any more: "
+            "read results sooner, or raise TACOQ_RESULTS_TTL of the managers"
+        )
+        self.task_id = task_id
+        self.kind = kind
+        self.finished_at = finished_at
 
 
 class BrokerError(TacoqError):

@@ -129,7 +129,7 @@ class TaskView(Struct, omit_defaults=True, kw_only=True, gc=False):
     repeats.
 
     `error` is why its last run did not complete. `payload` is there when it was asked for, `result` in state
-    `completed` only.
+    `completed` only. `result_expired`: it completed, and its result, which was kept for a time, is gone.
     """
 
     id: UUID
@@ -154,6 +154,7 @@ class TaskView(Struct, omit_defaults=True, kw_only=True, gc=False):
     error: ErrorInfo | None = None
     payload: msgspec.Raw | UnsetType = UNSET
     result: msgspec.Raw | UnsetType = UNSET
+    result_expired: bool = False
 
 
 class TaskFilter(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, frozen=True):

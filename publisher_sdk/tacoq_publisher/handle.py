@@ -12,6 +12,7 @@ import msgspec
 
 from tacoq_protocol.durations import Duration, parse_duration
 from tacoq_protocol.errors import (
+    ResultExpired,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
@@ -101,10 +102,13 @@ class TaskHandle(Generic[R]):
     async def result(self, timeout: Duration | None = None) -> R:
         """Return the handler's return value as soon as it is there; once it is, it is kept.
 
-        Raises what `wait` raises; TaskFailed, TaskCancelled or TaskExpired when the task ended so; pydantic's
+        Raises what `wait` raises; TaskFailed, TaskCancelled or TaskExpired when the task ended so; ResultExpired
+        when it completed and managers keep results for a time only, in Redis, where this one is gone; pydantic's
         ValidationError (msgspec's, for a struct) when the result does not fit the type the caller expects.
         """
         view = await self.wait(timeout)
+        if view.result_expired:
+            raise ResultExpired(view.id, view.kind, view.finished_at)
         if view.state is TaskState.COMPLETED:
             return self._decode(b"null" if isinstance(view.result, msgspec.UnsetType) else bytes(view.result))
         raise outcome_error(view)

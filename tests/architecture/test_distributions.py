@@ -26,8 +26,9 @@ NEEDS = {
     "tacoq_manager": ["tacoq_protocol"],
     "tacoq_embedded": ["tacoq_protocol", "tacoq_publisher", "tacoq_worker", "tacoq_manager"],
 }
-# Without the extra `rabbitmq` the protocol has no use for its RabbitMQ adapter, and must not need it.
-EXTRAS = ["aio_pika", "aiormq", "pamqp"]
+# Without the extra `rabbitmq` the protocol has no use for its RabbitMQ adapter, and must not need it; so it is with the
+# manager's `redis`.
+EXTRAS = ["aio_pika", "aiormq", "pamqp", "redis"]
 
 IMPORT_ALL = """
 import importlib, importlib.metadata, pkgutil, sys

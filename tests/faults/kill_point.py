@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID
 
 from tacoq_manager.store import accept, keyed, settle
@@ -87,11 +87,11 @@ def _plant(point: Point) -> None:
             apply = settle.apply
 
             async def applied(
-                connection: HotConnection, transitions: Sequence[Transition], is_awaited: Callable[[UUID], bool]
+                connection: HotConnection, transitions: Sequence[Transition], *more: Any
             ) -> list[settle.Applied]:
                 if point is Point.REPORTED and any(transition.move == "complete" for transition in transitions):
                     die_if_armed()
-                moved = await apply(connection, transitions, is_awaited)
+                moved = await apply(connection, transitions, *more)
                 if any(move.transition.move == "complete" for move in moved):
                     die_if_armed()
                 return moved

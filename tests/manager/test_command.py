@@ -88,6 +88,17 @@ def test_what_is_wrong_is_one_line_and_exit_1(variables: dict[str, str], said: s
         assert "secret" not in line
 
 
+def test_a_redis_that_is_not_there_is_said_so_without_its_password(
+    database: str, broker_url: str, namespace: str
+) -> None:
+    away = {"TACOQ_RESULTS_URL": "redis://me:secret@127.0.0.1:1/0"}
+    with spawn(TACOQ, "manager", "--port", "0", env=environment(database, broker_url, namespace) | away) as process:
+        assert process.wait(20) == 1
+        last = process.log().splitlines()[-1]
+        assert last.startswith("tacoq: the Redis of TACOQ_RESULTS_URL (redis://127.0.0.1:1/0) cannot keep results: ")
+        assert "secret" not in process.log()
+
+
 def test_an_address_that_is_taken_is_said_so(database: str, broker_url: str, namespace: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -16,6 +16,7 @@ def test_defaults_stay_on_this_machine() -> None:
     assert (settings.host, settings.port) == ("127.0.0.1", 3000)
     assert settings.retention == timedelta(days=30)
     assert settings.api_key is None
+    assert (settings.results_url, settings.results_ttl) == (None, timedelta(days=1))
     assert (settings.topology.namespace, settings.topology.task_queues) == ("tacoq", "classic")
 
 
@@ -30,6 +31,8 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "API_KEY": "geheim",
         "LOG_LEVEL": "debug",
         "RETENTION": "90d",
+        "RESULTS_URL": "rediss://u:p@r:6380/2",
+        "RESULTS_TTL": "12h",
     }.items():
         monkeypatch.setenv(f"TACOQ_{name}", value)
     settings = load_settings(port=2)
@@ -38,6 +41,7 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.topology.namespace, settings.topology.task_queues) == ("test-1_a", "quorum")
     assert (settings.host, settings.port, settings.log_level) == ("0.0.0.0", 2, "DEBUG")
     assert settings.retention == timedelta(days=90)
+    assert (settings.results_url, settings.results_ttl) == ("rediss://u:p@r:6380/2", timedelta(hours=12))
     assert settings.api_key is not None
     assert settings.api_key.get_secret_value() == "geheim"
     assert "geheim" not in repr(settings)
@@ -67,6 +71,9 @@ def test_the_spellings_of_a_postgres_url_are_one(url: str) -> None:
         ("LOG_LEVEL", "loud"),
         ("RETENTION", "soon"),
         ("RETENTION", "1h"),
+        ("RESULTS_URL", "http://u:secret@h"),
+        ("RESULTS_TTL", "soon"),
+        ("RESULTS_TTL", "59s"),
     ],
 )
 def test_a_wrong_variable_is_named_and_no_secret_told(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

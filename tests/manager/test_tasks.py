@@ -13,6 +13,7 @@ from sqlalchemy import text
 from tacoq_manager.store import filters, tasks
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.history import ensure_partitions
+from tacoq_manager.store.results import Results
 from tacoq_protocol.errors import FilterRefused
 from tacoq_protocol.http import ErrorInfo, TaskFilter
 from tacoq_protocol.states import TaskState
@@ -60,7 +61,7 @@ async def test_ended_gives_final_tasks_whole_and_of_live_ones_the_id(store: Data
     live, final, unknown = new_ids(3)
     await insert_live(store, [live], run_at=NOW)
     await insert_final(store, [final], finished_at=NOW)
-    views, alive = await tasks.ended(store, [live, final, unknown])
+    views, alive = await tasks.ended(store, Results(), [live, final, unknown])
     assert [view.id for view in views] == [final]
     assert views == await tasks.views(store, [final])
     assert alive == {live}

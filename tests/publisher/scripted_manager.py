@@ -140,12 +140,14 @@ class ScriptedManager:
         self,
         task_id: UUID,
         state: TaskState = TaskState.COMPLETED,
-        result: bytes = b"null",
+        result: bytes | None = b"null",
         error: ErrorInfo | None = None,
     ) -> None:
-        """Make a task final, and tell those that wait."""
+        """Make a task final, and tell those that wait. `result` None: it has expired."""
         view = msgspec.structs.replace(self.views[task_id], state=state, error=error)
-        if state is TaskState.COMPLETED:
+        if result is None:
+            view = msgspec.structs.replace(view, result_expired=True)
+        elif state is TaskState.COMPLETED:
             view = msgspec.structs.replace(view, result=msgspec.Raw(result))
         self.views[task_id] = view
         await self._notify()

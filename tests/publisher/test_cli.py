@@ -215,7 +215,15 @@ def test_show_tells_all_there_is(manager: ScriptedManager) -> None:
     fields = json.loads(succeeds("show", str(task_id), "--json"))
     assert (fields["payload"], fields["error"]["type"]) == ({"x": 1}, "ValueError")
     assert [event["event"] for event in fields["events"]] == ["accepted"]
-    assert json.loads(succeeds("show", str(published(manager, result=b'{"sum":3}')), "--json"))["result"] == {"sum": 3}
+    shown = succeeds("show", str(published(manager, result=b'{"sum":3}')), "--json")
+    assert json.loads(shown)["result"] == {"sum": 3}
+    assert "expired" not in shown
+
+
+def test_show_says_that_a_result_has_expired(manager: ScriptedManager) -> None:
+    task_id = published(manager, result=None)
+    assert "result            expired: it was kept for a time, and is gone" in succeeds("show", str(task_id))
+    assert json.loads(succeeds("show", str(task_id), "--json"))["result_expired"] is True
 
 
 def test_why_says_it_in_a_line(manager: ScriptedManager) -> None:

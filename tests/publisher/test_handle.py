@@ -13,6 +13,7 @@ from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.errors import (
     ConfigurationError,
     ManagerError,
+    ResultExpired,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
@@ -100,6 +101,18 @@ async def test_each_way_to_end_without_a_result_has_its_error(
     with pytest.raises(error, match=message) as caught:
         await handle.result()
     assert caught.value.task_id == handle.id
+
+
+async def test_a_result_that_has_expired_is_an_error_and_the_end_is_not(
+    manager: ScriptedManager, publisher: Publisher
+) -> None:
+    handle = await publisher.publish("add")
+    await manager.finish(handle.id, result=None)
+    with pytest.raises(ResultExpired, match=f"result expired: task {handle.id} of kind 'add' completed") as caught:
+        await handle.result()
+    assert (caught.value.task_id, caught.value.kind) == (handle.id, "add")
+    assert not isinstance(caught.value, TaskNotCompleted)
+    assert (await handle.wait()).state is TaskState.COMPLETED
 
 
 async def test_the_reason_of_a_cancel_is_told(manager: ScriptedManager, publisher: Publisher) -> None:

@@ -13,6 +13,7 @@ from tacoq_manager.settle import RETRY_SECONDS
 from tacoq_manager.store import settle as store
 from tacoq_manager.store import tasks
 from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
+from tacoq_manager.store.results import Results
 from tacoq_manager.transitions import Transition, complete, hand_back
 from tacoq_protocol import codec
 from tacoq_protocol.http import ErrorInfo
@@ -309,7 +310,7 @@ async def test_what_completes_while_somebody_waits_is_told_as_a_later_look_finds
     moves = [complete(report, floor.session) for report in reports]
     applied = await store.apply(floor.manager.database.settle, moves, ids[:1].__contains__)
     views = {move.transition.task_id: move.view for move in applied}
-    (read,) = (await tasks.ended(floor.manager.database, ids[:1]))[0]
+    (read,) = (await tasks.ended(floor.manager.database, Results(), ids[:1]))[0]
     assert views == {ids[0]: read, ids[1]: None}
 
 

@@ -30,14 +30,16 @@ async def livez() -> dict[str, str]:
 async def readyz(request: Request) -> Response:
     """The manager can accept tasks: Postgres is reachable and has this version's schema.
 
-    RabbitMQ is not needed for that: tasks wait in Postgres. The state of its link is told in the answer.
+    RabbitMQ is not needed for that: tasks wait in Postgres. The state of its link is told in the answer; so is, where
+    results are in Redis, that of Redis.
     """
     manager = manager_of(request)
     broker = manager.broker.state.value
     reason = "the manager is stopping" if manager.waiters.released else await _database_problem(manager.database)
     if reason is not None:
         return respond(503, f"{reason} (the link to the broker is {broker})", headers={"Retry-After": "1"})
-    return JSONResponse({"status": "ready", "database": "open", "broker": broker})
+    results = {} if manager.results.state is None else {"results": manager.results.state}
+    return JSONResponse({"status": "ready", "database": "open", "broker": broker, **results})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from tacoq_manager.cancel import AlreadyFinal
 from tacoq_manager.resubmit import NotRetryable
 from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_manager.store.results import ResultsUnavailable
 from tacoq_protocol.errors import (
     BrokerUnavailable,
     FilterRefused,
@@ -103,6 +104,7 @@ def install(app: FastAPI) -> None:
     on(FilterRefused, lambda e: respond(422, str(e)))
     on(NotRetryable, lambda e: respond(409, str(e)))
     on(DatabaseUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
+    on(ResultsUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
     on(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     # Starlette raises it again after the answer, so that the server logs the traceback.

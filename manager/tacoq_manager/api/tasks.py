@@ -22,6 +22,7 @@ from tacoq_manager.api.stream import WaitStream
 from tacoq_manager.api.within import manager_of, while_connected
 from tacoq_manager.manager import Manager
 from tacoq_manager.notify import Told
+from tacoq_manager.resubmit import resubmit
 from tacoq_manager.store import tasks as store
 from tacoq_manager.store import timeline as timelines
 from tacoq_protocol.errors import InvalidTask, TaskConflict, TaskExists, TaskNotFound
@@ -83,6 +84,7 @@ async def get(request: Request) -> Response:
     views = await store.views(manager.database, [task_id], payload=payload)
     if not views:
         raise TaskNotFound(task_id)
+    await manager.results.fill(views)
     return json_response(views[0])
 
 
@@ -161,7 +163,8 @@ async def retry(request: Request, task_id: UUID) -> Response:
 
     200 when a live task has its unique key: it is the answer.
     """
-    return _answer(await manager_of(request).retry(task_id))
+    manager = manager_of(request)
+    return _answer(await resubmit(manager.accepter, manager.database.read, task_id))
 
 
 @router.get("/{task_id}/timeline")

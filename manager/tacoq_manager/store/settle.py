@@ -177,9 +177,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 async def apply(
-    connection: HotConnection, transitions: Sequence[Transition], is_awaited: Callable[[UUID], bool] = lambda _: False
+    connection: HotConnection,
+    transitions: Sequence[Transition],
+    is_awaited: Callable[[UUID], bool] = lambda _: False,
+    kept: bool = False,
 ) -> list[Applied]:
     """Apply `transitions` in one transaction; committed when it returns. With a view of what completes and is awaited.
+
+    `kept`: their results are kept elsewhere already.
 
     At most one transition of a task may match (one per release, or from disjoint states). Those not returned were
     stale: the release is closed or not the latest, or the state does not allow the move. Raises DatabaseUnavailable
@@ -198,7 +203,7 @@ async def apply(
         sparse([t.started_at for t in rows]),
         sparse([t.seconds for t in rows]),
         sparse([t.outcome for t in rows]),
-        sparse([t.result for t in rows]),
+        None if kept else sparse([t.result for t in rows]),
         sparse([None if t.error is None else _encode(t.error).decode() for t in rows]),
         MAX_CRASHES,
     )

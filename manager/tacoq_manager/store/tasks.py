@@ -13,6 +13,7 @@ from sqlalchemy import text
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.faults import database_faults
 from tacoq_manager.store.filters import TaskTable, conditions, parameters, searching
+from tacoq_manager.store.results import Results, ResultsUnavailable, lacks_result
 from tacoq_protocol.http import ErrorInfo, TaskFilter, TaskPage, TaskView
 from tacoq_protocol.states import FINAL, LIVE, TaskState
 
@@ -71,16 +72,28 @@ _error = msgspec.json.Decoder(ErrorInfo).decode
 
 
 async def views(database: Database, ids: Sequence[UUID], *, payload: bool = False) -> list[TaskView]:
-    """Return the tasks of `ids` that there are, in no particular order. `payload`: with it."""
+    """Return the tasks of `ids` that there are, in no particular order. `payload`: with it.
+
+    `Results.fill` adds results that are not in Postgres.
+    """
     rows = await database.read.fetch(VIEWS, ids, payload)
     return [view_of(row) for row in rows]
 
 
-async def ended(database: Database, ids: Sequence[UUID]) -> tuple[list[TaskView], set[UUID]]:
-    """Return those of `ids` that are final, and the ids of those that are live; the others do not exist."""
+async def ended(database: Database, results: Results, ids: Sequence[UUID]) -> tuple[list[TaskView], set[UUID]]:
+    """Return those of `ids` that are final, and the ids of those that are live; the others do not exist.
+
+    Of whose result cannot be had now it says that they are live: they are worth waiting for.
+    """
     rows = await database.read.fetch(_ENDED, ids)
     final = [view_of(row[1:]) for row in rows if row[0] is None]
-    return final, {row[0] for row in rows if row[0] is not None}
+    live = {row[0] for row in rows if row[0] is not None}
+    try:
+        await results.fill(final)
+    except ResultsUnavailable:
+        live.update(view.id for view in final if lacks_result(view))
+        final = [view for view in final if not lacks_result(view)]
+    return final, live
 
 
 async def find(database: Database, filter: TaskFilter, *, cursor: UUID | None = None, limit: int = 100) -> TaskPage:

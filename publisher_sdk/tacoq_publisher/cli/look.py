@@ -67,13 +67,15 @@ def show(task_id: UUID, url: str | None, as_json: bool) -> None:
         return
     for name in view.__struct_fields__:
         value = getattr(view, name)
-        if value is None or value is msgspec.UNSET or name == "error":
+        if value is None or value is msgspec.UNSET or name in ("error", "result_expired"):
             continue
         if isinstance(value, datetime):
             value = f"{value.isoformat()} ({age(value)})"
         elif isinstance(value, msgspec.Raw):
             value = bytes(value).decode(errors="replace")
         click.echo(f"{name.replace('_', ' '):17} {text(value)}")
+    if view.result_expired:
+        click.echo(f"{'result':17} expired: it was kept for a time, and is gone")
     if view.error:
         click.echo(f"{'error':17} {view.error.type}: {text(view.error.message)}")
         if view.error.traceback:
