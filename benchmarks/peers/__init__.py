@@ -37,6 +37,7 @@ _TASKIQ = ("taskiq", "taskiq-aio-pika", _AMQP, _LOOP)
 
 PEERS = {
     "tacoq-postgres": Entry("TacoQ", "tacoq", "postgres", _TACOQ, backlog=10),
+    "tacoq-redis": Entry("TacoQ, results in Redis", "tacoq", "redis", (*_TACOQ, *_REDIS), backlog=10),
     "celery-postgres": Entry(
         "Celery, results in Postgres", "celery", "postgres", (*_CELERY, "sqlalchemy", "psycopg2-binary")
     ),

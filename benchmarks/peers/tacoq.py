@@ -49,6 +49,8 @@ class Tacoq:
             "TACOQ_BROKER_URL": place.broker_url,
             "TACOQ_NAMESPACE": place.name,
         }
+        if place.results == "redis":
+            os.environ["TACOQ_RESULTS_URL"] = place.redis_url
 
     async def prepare(self) -> None:
         migrate = await asyncio.create_subprocess_exec(TACOQ, "migrate", stdout=subprocess.DEVNULL)

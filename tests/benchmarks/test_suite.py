@@ -12,16 +12,15 @@ import pytest
 
 from benchmarks.servers import Servers
 from benchmarks.system import Fault, system
-
-REDIS_IS_NOT_ASKED = "redis://127.0.0.1:1/0"
+from scripts.services import PrivateRedis
 
 
 @pytest.fixture
-def servers(database_url: str, broker_url: str) -> Servers:
-    return Servers(database_url, broker_url, redis_url=None)
+def servers(database_url: str, broker_url: str, private_redis: PrivateRedis) -> Servers:
+    return Servers(database_url, broker_url, private_redis.redis_url)
 
 
-@pytest.mark.parametrize("peer", ["tacoq-postgres", "bare-postgres"])
+@pytest.mark.parametrize("peer", ["tacoq-postgres", "tacoq-redis", "bare-postgres", "bare-redis"])
 def test_every_measure_answers(servers: Servers, peer: str) -> None:
     with system(servers, peer, python=Path(sys.executable)) as at_work:
         at_work.work(warm=5)
