@@ -6,15 +6,55 @@ import asyncio
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tacoq_manager.manager import Manager
 from tacoq_protocol.errors import ConfigurationError
 
 STOP_SECONDS: Final = 5  # for requests under way, once waits are over
+
+
+class Together:
+    """A connection that sends the head of an answer with what follows in the same turn of the loop.
+
+    uvicorn writes them one after the other: twice the system calls, and a client that wakes up twice.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            if not self._transport.is_closing():
+                self._transport.write(head)
+
+
+class _Protocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", Together(transport)))
 
 
 class _Server(uvicorn.Server):
@@ -32,6 +72,7 @@ class HttpServer:
         self._port = port
         config = uvicorn.Config(
             app,
+            http=_Protocol,
             log_config=None,
             log_level="warning",
             access_log=False,
