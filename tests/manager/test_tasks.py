@@ -188,10 +188,11 @@ async def test_text_of_the_error_is_found_in_whatever_case(store: Database, erro
 
 
 async def test_a_search_that_takes_too_long_is_refused(store: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "SEARCH_SECONDS", 0.01)
-    with pytest.raises(FilterRefused, match="narrow it, by created_after"):
-        async with filters.searching(store) as connection:
-            await connection.execute(text("SELECT pg_sleep(60)"))
+    with monkeypatch.context() as short:
+        short.setattr(filters, "SEARCH_SECONDS", 0.01)
+        with pytest.raises(FilterRefused, match="narrow it, by created_after"):
+            async with filters.searching(store) as connection:
+                await connection.execute(text("SELECT pg_sleep(60)"))
     assert (await tasks.find(store, TaskFilter(kind="add"))).tasks == []  # the connection is as good as before
 
 
