@@ -315,7 +315,7 @@ async def test_cancel_asked_for_while_it_was_published_is_kept_when_it_is_given_
     floor.join("k")
     (task_id,) = await floor.accept()
     monkeypatch.setattr(floor.manager.broker, "publish", refuse)
-    monkeypatch.setattr(floor.manager.waiters, "settled", told.extend)
+    monkeypatch.setattr(floor.manager.waiters, "settled", lambda ids, _: told.extend(ids))
     with pytest.raises(PublishUnconfirmed):
         await floor.manager.dispatcher.step()
     assert await floor.state(task_id) == "cancelled"
