@@ -1,6 +1,6 @@
 """Results: where those of completed tasks are. In Postgres with all else, or, where a URL says so, in Redis for a time.
 
-A task that is completed and has no result in Postgres has, or had, it in Redis. docs/decisions/0023 says why so.
+A task that is completed and has no result in Postgres has, or had, it in Redis. docs/decisions/0024 says why so.
 """
 
 from __future__ import annotations
