@@ -14,6 +14,7 @@ from msgspec import UNSET, Raw
 from tacoq_manager.store.claim import Line
 from tacoq_manager.store.columns import sparse
 from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.store.tasks import view_of
 from tacoq_manager.transitions import MAX_CRASHES, Transition
 from tacoq_protocol.http import TaskView
 from tacoq_protocol.states import RELEASED, TaskState
@@ -129,15 +130,16 @@ ended AS (
         started_at = excluded.started_at, ended_at = excluded.ended_at, seconds = excluded.seconds, error =
         excluded.error
 )
-SELECT place, was, state, queue, kind, fairness_key, priority, crashes >= $13 - 1 AS last_chance,
-    CASE WHEN state = 'scheduled' THEN now() + make_interval(secs => delay) ELSE run_at END AS run_at,
+SELECT r.place, r.was, r.state, r.queue, r.kind, r.fairness_key, r.priority, r.crashes >= $13 - 1 AS last_chance,
+    CASE WHEN r.state = 'scheduled' THEN now() + make_interval(secs => r.delay) ELSE r.run_at END AS run_at,
     (SELECT pg_current_xact_id()::text::int8) AS transaction, view.*
 FROM r
 LEFT JOIN LATERAL (
-    -- As it stands in the history now.
-    SELECT now(), release, attempt, created_at, max_attempts, timeout, expires_at, queued_at,
-        coalesce(began_at, started_at), coalesce(by_session, session), cancel_requested, retry_of
-) AS view ON awaited AND state = 'completed'
+    -- As it stands in the history now, in the order of `view_of`; the result is at hand.
+    SELECT r.id, r.kind, r.queue, r.state, r.priority, r.fairness_key, r.attempt, r.release, r.created_at, r.run_at,
+        r.max_attempts, r.timeout, r.expires_at, r.queued_at, coalesce(r.began_at, r.started_at),
+        coalesce(r.by_session, r.session), r.cancel_requested, r.retry_of, NULL::bytea, now(), NULL::bytea, NULL::text
+) AS view ON r.awaited AND r.state = 'completed'
 """
 
 
@@ -215,35 +217,11 @@ _MASKS: dict[frozenset[TaskState], int] = {}
 
 
 def _applied(transition: Transition, record: asyncpg.Record) -> Applied:
-    _, was, state, queue, kind, key, priority, last, run_at, by, finished_at, *rest = record
+    _, was, state, queue, kind, key, priority, last, run_at, by, *row = record
     view = None
-    if finished_at is not None:
-        (
-            release, attempt, created_at, max_attempts, timeout, expires_at, queued_at, started_at, session,
-            cancel_requested, retry_of,
-        ) = rest  # fmt: skip
-        view = TaskView(
-            id=transition.task_id,
-            kind=kind,
-            queue=queue,
-            state=TaskState.COMPLETED,
-            priority=priority,
-            fairness_key=key,
-            attempt=attempt,
-            release=release,
-            created_at=created_at,
-            run_at=run_at,
-            max_attempts=max_attempts,
-            timeout=timeout,
-            expires_at=expires_at,
-            queued_at=queued_at,
-            started_at=started_at,
-            finished_at=finished_at,
-            session=session,
-            cancel_requested=cancel_requested,
-            retry_of=retry_of,
-            result=UNSET if transition.result is None else Raw(transition.result),
-        )
+    if row[0] is not None:
+        view = view_of(row)
+        view.result = UNSET if transition.result is None else Raw(transition.result)
     return Applied(transition, _STATE[was], _STATE[state], queue, kind, key, priority, last, run_at, by, view)
 
 
