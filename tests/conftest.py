@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from typing import TypeVar
 
 import hypothesis
 import pytest
@@ -16,6 +17,8 @@ from scripts.cleanup import delete_queues, delete_topology, queues_beginning_wit
 from scripts.services import PrivatePostgres, PrivateRabbit, PrivateRedis, Services
 from scripts.services import services as start_services
 from tests.support.databases import Databases
+
+Server = TypeVar("Server", PrivateRabbit, PrivatePostgres, PrivateRedis)
 
 pytest_plugins = ["tests.support.systems"]
 
@@ -83,14 +86,17 @@ async def namespace(broker_url: str, namespace_prefix: str) -> AsyncIterator[str
     await delete_topology(broker_url, name)
 
 
-@pytest.fixture(scope="session")
-def _private_rabbit() -> Iterator[PrivateRabbit]:
-    server = PrivateRabbit()
+def _started(server: Server) -> Iterator[Server]:
     try:
         server.start()
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def _private_rabbit() -> Iterator[PrivateRabbit]:
+    yield from _started(PrivateRabbit())
 
 
 @pytest.fixture
@@ -105,12 +111,7 @@ def private_rabbit(_private_rabbit: PrivateRabbit) -> Iterator[PrivateRabbit]:
 
 @pytest.fixture(scope="session")
 def _private_postgres() -> Iterator[PrivatePostgres]:
-    server = PrivatePostgres(fsync=False)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
+    yield from _started(PrivatePostgres(fsync=False))
 
 
 @pytest.fixture
@@ -124,12 +125,7 @@ def private_postgres(_private_postgres: PrivatePostgres) -> Iterator[PrivatePost
 
 @pytest.fixture(scope="session")
 def _private_redis() -> Iterator[PrivateRedis]:
-    server = PrivateRedis()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
+    yield from _started(PrivateRedis())
 
 
 @pytest.fixture

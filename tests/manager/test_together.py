@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from tacoq_manager.serve import Together
+from tests.support.eventually import eventually, others_ran
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n"
 
@@ -47,15 +48,14 @@ async def test_head_and_body_are_one_write(written: Written) -> None:
     together.write(HEAD)
     together.write(b"body")
     together.write(b"more")
-    await asyncio.sleep(0)
+    await others_ran()
     assert written.writes == [HEAD + b"body", b"more"]
 
 
 async def test_the_head_of_a_stream_that_has_nothing_to_say_yet_leaves_at_once(written: Written) -> None:
     together = _over(written)
     together.write(HEAD)
-    await asyncio.sleep(0)
-    assert written.writes == [HEAD]
+    await eventually(lambda: written.writes == [HEAD])
     together.write(b"line")
     assert written.writes == [HEAD, b"line"]
 
@@ -64,7 +64,7 @@ async def test_a_connection_that_is_closed_after_a_head_sends_it(written: Writte
     together = _over(written)
     together.write(HEAD)
     together.close()
-    await asyncio.sleep(0)
+    await others_ran()
     assert written.writes == [HEAD]
     assert written.closed
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,7 @@ from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Deliver
 from tacoq_protocol.http import Accepted, NewTask
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import KindSpec, Register, Release, Report, Reports
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, others_ran
 
 
 class Floor:
@@ -70,11 +70,14 @@ class Floor:
             NewTask(id=new_task_id(), kind=kind, payload=msgspec.Raw(payload), **{"queue": "default", **options})
             for _ in range(count)
         ]
-        accepting = asyncio.ensure_future(self.manager.accepter.accept(tasks))
-        await asyncio.sleep(0)
+        return [task.id for task in await self.accepted(self.manager.accepter.accept(tasks))]
+
+    async def accepted(self, asked: Coroutine[Any, Any, list[Accepted]]) -> list[Accepted]:
+        """Return what this accept or commit is answered, after one step of the accepter."""
+        accepting = asyncio.ensure_future(asked)
+        await others_ran()
         await self.manager.accepter.step()
-        accepted: list[Accepted] = await accepting
-        return [task.id for task in accepted]
+        return await accepting
 
     @contextmanager
     def directly(self) -> Iterator[None]:

@@ -178,10 +178,7 @@ async def test_unique_task_is_left_to_the_dispatcher(direct: Floor) -> None:
 
 async def commit(floor: Floor, again: store.Row) -> Accepted:
     """Accept the row as it is; return the answer."""
-    sending = asyncio.ensure_future(floor.manager.accepter.commit([again]))
-    await asyncio.sleep(0)
-    await floor.manager.accepter.step()
-    (answer,) = await sending
+    (answer,) = await floor.accepted(floor.manager.accepter.commit([again]))
     return answer
 
 
@@ -214,19 +211,24 @@ async def test_what_the_broker_does_not_confirm_is_given_back(direct: Floor, mon
     assert [(release.task_id, release.release) for release in direct.releases] == [(task_id, 2)]
 
 
-async def test_what_was_released_by_an_accept_whose_answer_was_lost_is_released_again(
-    direct: Floor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def lose_answers(fault: pytest.MonkeyPatch) -> None:
+    """Have accepts committed, and their answers lost."""
     accept = store.accept
 
     async def lost(*arguments: Any) -> dict[UUID, store.Stored]:
         await accept(*arguments)
         raise DatabaseUnavailable("the connection broke after the commit")
 
+    fault.setattr(store, "accept", lost)
+
+
+async def test_what_was_released_by_an_accept_whose_answer_was_lost_is_released_again(
+    direct: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (before,) = await direct.accept()
     await came(direct, 1)
     with monkeypatch.context() as fault:
-        fault.setattr(store, "accept", lost)
+        lose_answers(fault)
         with pytest.raises(DatabaseUnavailable):
             await direct.accept(2)
     (meanwhile,) = await direct.accept()  # it is unknown how much room there is
@@ -240,17 +242,11 @@ async def test_what_was_released_by_an_accept_whose_answer_was_lost_is_released_
 async def test_resend_whose_answer_was_lost_does_not_give_back_what_is_published(
     direct: Floor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept = store.accept
-
-    async def lost(*arguments: Any) -> dict[UUID, store.Stored]:
-        await accept(*arguments)
-        raise DatabaseUnavailable("the connection broke after the commit")
-
     again = row()
     assert (await commit(direct, again)).state == "queued"
     await came(direct, 1)
     with monkeypatch.context() as fault:
-        fault.setattr(store, "accept", lost)
+        lose_answers(fault)
         with pytest.raises(DatabaseUnavailable):
             await commit(direct, again)
     assert await direct.dispatch() == 0

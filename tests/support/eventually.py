@@ -46,3 +46,10 @@ async def eventually(
             name = what or getattr(condition, "__qualname__", repr(condition))
             raise AssertionError(f"not so within {timeout:g} s: {name}; last: {seen!r}")
         await asyncio.sleep(interval)
+
+
+async def others_ran() -> None:
+    """Return when everything that was ready to run at this call has run."""
+    ran = asyncio.Event()
+    asyncio.get_running_loop().call_soon(ran.set)
+    await ran.wait()

@@ -14,6 +14,7 @@ from tacoq_protocol.brokers import confirms, frames
 from tacoq_protocol.brokers.confirms import Confirms
 from tacoq_protocol.brokers.wire import Wire
 from tacoq_protocol.errors import PublishUnconfirmed, Unroutable
+from tests.support.eventually import eventually, others_ran
 from tests.unit.test_wire import FRAME_MAX, Socket, method_frame
 
 CHANNEL = 5
@@ -104,12 +105,10 @@ async def test_a_full_socket_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     world = World()
     world.wire.pause_writing()
     sent = world.send(b"1", b"2")
-    await asyncio.sleep(0)
+    await eventually(lambda: world.confirms._waiting)
     assert not world.socket.written
     world.wire.resume_writing()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert world.socket.written.count(b"format/1") == 2
+    await eventually(lambda: world.socket.written.count(b"format/1") == 2)
     world.hear(frames.ACK, 2, bits=1)
     await sent
 
@@ -118,7 +117,7 @@ async def test_the_end_of_the_channel_ends_the_wait_for_room() -> None:
     world = World()
     world.wire.pause_writing()
     sent = world.send(b"1")
-    await asyncio.sleep(0)
+    await eventually(lambda: world.confirms._waiting)
     world.confirms.closed()
     with pytest.raises(PublishUnconfirmed):
         await sent
@@ -127,7 +126,7 @@ async def test_the_end_of_the_channel_ends_the_wait_for_room() -> None:
 async def test_who_waits_no_more_harms_nobody() -> None:
     world = World()
     one, other = world.send(b"1"), world.send(b"2")
-    await asyncio.sleep(0)
+    await others_ran()
     one.cancel()
     world.hear(frames.ACK, 2, bits=1)
     await other

@@ -11,7 +11,7 @@ from tacoq_protocol.brokers.memory import MemoryHub
 from tacoq_protocol.messages import AskHeld, Completed, Inventory, Rebuild, Returned, ReturnReason
 from tacoq_worker.session import Session
 from tacoq_worker.settings import Pace
-from tests.support import eventually
+from tests.support.eventually import eventually, others_ran
 from tests.worker.gate import Gate, broker_holds, disconnect
 from tests.worker.manager import TOPOLOGY, FakeManager, make_release, playing
 
@@ -94,7 +94,7 @@ async def close_slowly(session: Session, monkeypatch: pytest.MonkeyPatch) -> Non
     close = consuming.close
 
     async def slowly() -> None:
-        await asyncio.sleep(0)
+        await others_ran()
         await close()
 
     monkeypatch.setattr(consuming, "close", slowly)
