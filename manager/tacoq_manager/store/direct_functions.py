@@ -7,6 +7,8 @@ from typing import Final
 from tacoq_manager.store.draw import DRAW
 
 # The leader row, read FOR KEY SHARE, says whether the lead still holds, and by which limits, and lets a takeover wait.
+# OFFSET keeps the look into each lane a look by itself: as a join, planned while nothing is pending, it would read all
+# that is pending, whatever lane it is in.
 _FREE_LANES: Final = """
 CREATE OR REPLACE FUNCTION pg_temp.tacoq_free_lanes(
     queues text[], kinds text[], keys text[], priorities smallint[], lead_epoch bigint, lead_holder uuid,
@@ -27,6 +29,7 @@ BEGIN
             SELECT FROM tasks AS t
             WHERE t.state = 'pending' AND t.queue = lane.queue AND t.kind = lane.kind AND t.fairness_key = lane.key
               AND t.priority = lane.priority
+            OFFSET 0
         )
     );
 END
