@@ -48,9 +48,9 @@ class Acks:
         return True
 
     @property
-    def any(self) -> bool:
-        """True when `take` has something to return."""
-        return bool(self._news)
+    def waiting(self) -> int:
+        """How many tags `take` is to tell of."""
+        return len(self._news)
 
     def take(self) -> list[tuple[int, bool]]:
         """Return the acks to be sent now, as (tag, multiple).

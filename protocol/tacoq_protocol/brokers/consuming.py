@@ -21,6 +21,10 @@ from tacoq_protocol.topology import Queue
 
 log = logging.getLogger("tacoq.broker")
 
+# Acks wait for others to come with them: each that is sent costs the broker almost as much as a message. A broker that
+# hears of them late gives more of them again after a crash, which is told from what is new. They never wait while they
+# keep a good part of the prefetch.
+ACK_SECONDS: Final = 0.05
 CONSUMER_TAG: Final = "tacoq"  # one consumer a channel at a time: only its earlier ones have to be told from it
 
 
@@ -64,6 +68,8 @@ class Session:
         self._left = 0
         self._acks = Acks()
         self._rejects: list[int] = []
+        self._prefetch: int | None = None
+        self._writing: asyncio.Handle | None = None  # this turn of the loop, or later
         self._writes_soon = False
         self._shut = False
         self._loop = asyncio.get_running_loop()
@@ -71,6 +77,7 @@ class Session:
 
     async def consume(self, prefetch: int | None) -> None:
         """Let messages come. Raises Refused or LinkLost."""
+        self._prefetch = prefetch
         if prefetch == 0:
             return
         # A tag of its own: the broker knows by it which unacked messages count in which prefetch.
@@ -123,8 +130,12 @@ class Session:
         self._wire.leave(self.channel.number, self)
 
     def ack(self, tag: int, *, multiple: bool) -> None:
-        if self._acks.ack(tag, multiple=multiple):
+        if not self._acks.ack(tag, multiple=multiple):
+            return
+        if self._prefetch is not None and 4 * self._acks.waiting >= self._prefetch:
             self._write_soon()
+        elif self._writing is None:
+            self._writing = self._loop.call_later(ACK_SECONDS, self.flush)
 
     def reject(self, tag: int) -> None:
         if self._acks.reject(tag):
@@ -133,6 +144,9 @@ class Session:
 
     def flush(self) -> None:
         """Send all acks and rejects so far; what is sent after this comes after them."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
         self._writes_soon = False
         rejects, self._rejects = self._rejects, []
         acks = self._acks.take()
@@ -167,7 +181,9 @@ class Session:
         # Once for all the acks of a turn of the loop.
         if not self._writes_soon:
             self._writes_soon = True
-            self._loop.call_soon(self.flush)
+            if self._writing is not None:
+                self._writing.cancel()
+            self._writing = self._loop.call_soon(self.flush)
 
 
 async def _passed_by(_message: DeliveredMessage) -> None:
