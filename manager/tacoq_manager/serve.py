@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tacoq_manager.manager import Manager
+from tacoq_manager.api.doors import Doors
 from tacoq_protocol.errors import ConfigurationError
 
 STOP_SECONDS: Final = 5  # for requests under way, once waits are over
@@ -66,8 +65,8 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """One HTTP server on the running loop, for an app of `create_app`."""
 
-    def __init__(self, app: FastAPI, host: str, port: int) -> None:
-        self._manager: Manager = app.state.manager
+    def __init__(self, app: Doors, host: str, port: int) -> None:
+        self._manager = app.manager
         self._host = host
         self._port = port
         config = uvicorn.Config(

@@ -214,6 +214,20 @@ async def test_an_error_of_our_own_is_500_without_its_insides(
     assert "the secret insides" in caplog.text
 
 
+async def test_so_is_one_of_the_doors_that_pass_by_fastapi(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("the secret insides")
+
+    monkeypatch.setattr(served.manager.accepter, "accept", broken)
+    with caplog.at_level(logging.ERROR):
+        status, problem = await served.ask("POST", "/v1/tasks", json={"id": str(new_task_id()), "kind": "add"})
+    assert status == 500
+    assert "insides" not in json.dumps(problem)
+    assert "the secret insides" in caplog.text
+
+
 async def test_with_a_key_set_only_health_is_open(database: str) -> None:
     async with serving(database, api_key="geheim") as served:
         for path in ("/livez", "/readyz"):

@@ -8,10 +8,11 @@ from fastapi import FastAPI
 
 from tacoq_manager.api import bulk, docs, health, kinds, problems, queues, schedules, tasks, workers
 from tacoq_manager.api.auth import OwnPagesOnly, RequireKey
+from tacoq_manager.api.doors import Doors
 from tacoq_manager.manager import Manager
 
 
-def create_app(manager: Manager) -> FastAPI:
+def create_app(manager: Manager) -> Doors:
     """Return the API of `manager`. Whoever serves it starts and stops the manager."""
     app = FastAPI(
         title="TacoQ",
@@ -21,14 +22,11 @@ def create_app(manager: Manager) -> FastAPI:
         redoc_url=None,
     )
     app.state.manager = manager
-    app.router.routes.extend([*bulk.routes, *tasks.hot_routes])
+    app.router.routes.extend([*bulk.routes, *tasks.hot_routes, *tasks.routes])
     for part in (tasks, schedules, workers, queues, kinds, health):
         app.include_router(part.router)
     app.openapi = docs.describe(app)  # type: ignore[method-assign]
     problems.install(app)
     key = manager.settings.api_key
-    if key is not None:
-        app.add_middleware(RequireKey, key=key.get_secret_value())
-    else:
-        app.add_middleware(OwnPagesOnly, host=manager.settings.host)
-    return app
+    guard = OwnPagesOnly(manager.settings.host) if key is None else RequireKey(key.get_secret_value())
+    return Doors(app, guard, tasks.hot_routes)

@@ -5,62 +5,61 @@ from __future__ import annotations
 import hmac
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Scope
 
 from tacoq_manager.api.problems import respond
 
-OPEN: Final = frozenset({"/livez", "/readyz"})  # health checks need no key
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class RequireKey:
-    """ASGI middleware: `Authorization: Bearer <key>`, compared in constant time."""
+class Guard(Protocol):
+    """Who may ask."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
-        self._app = app
+    def refusal(self, scope: Scope) -> Response | None:
+        """What a request is refused with; None: it may pass."""
+
+
+class RequireKey:
+    """`Authorization: Bearer <key>`, compared in constant time."""
+
+    def __init__(self, key: str) -> None:
         self._wanted = f"Bearer {key}".encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
-            if not hmac.compare_digest(given, self._wanted):
-                detail = "this manager wants a key: send it as 'Authorization: Bearer <key>' (SDKs: TACOQ_API_KEY)"
-                refusal = respond(401, detail, headers={"WWW-Authenticate": "Bearer"})
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+    def refusal(self, scope: Scope) -> Response | None:
+        given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+        if hmac.compare_digest(given, self._wanted):
+            return None
+        detail = "this manager wants a key: send it as 'Authorization: Bearer <key>' (SDKs: TACOQ_API_KEY)"
+        return respond(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 class OwnPagesOnly:
-    """ASGI middleware: who can open a page in a browser on this machine is not to publish and cancel by it.
+    """Who can open a page in a browser on this machine is not to publish and cancel by it.
 
     Browsers say where the page of a request comes from, unless it only reads; what is no browser says nothing. A page
     whose name was made to lead here is of the same origin to them: so what this machine alone can reach, at the
     address `host`, has to be asked by a name of this machine.
     """
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
-        self._app = app
+    def __init__(self, host: str) -> None:
         self._local = _is_local(host)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (detail := self._objection(scope)):
-            await respond(403, detail)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _objection(self, scope: Scope) -> str | None:
+    def refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         host = headers.get("host")
-        if self._local and host and scope["path"] not in OPEN and not _is_no_domain(host):
-            return f"it is asked as {host}: without TACOQ_API_KEY this manager answers to localhost and addresses alone"
+        if self._local and host and not _is_no_domain(host):
+            return respond(
+                403,
+                f"it is asked as {host}: without TACOQ_API_KEY this manager answers to localhost and addresses alone",
+            )
         origin = None if scope["method"] in SAFE else headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            return f"a page of {origin} asks for it: without TACOQ_API_KEY only this manager's own may"
+            return respond(403, f"a page of {origin} asks for it: without TACOQ_API_KEY only this manager's own may")
         return None
 
 

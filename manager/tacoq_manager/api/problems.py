@@ -79,6 +79,37 @@ def respond(
     return Response(problem.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
 
 
+# By type, what errors of ours are answered with.
+_ANSWERS: Final[Mapping[type[Exception], Callable[[Any], Response]]] = {
+    BadRequest: lambda e: respond(e.status, str(e), index=e.index, pointer=e.pointer),
+    InvalidTask: lambda e: respond(422, str(e), index=e.index),
+    TaskConflict: lambda e: respond(409, str(e), index=e.index, task_id=e.task_id),
+    TaskExists: lambda e: respond(409, str(e), type=TASK_EXISTS, index=e.index, task_id=e.task_id),
+    TaskNotFound: lambda e: respond(404, str(e), task_id=e.task_id),
+    InvalidSchedule: lambda e: respond(422, str(e), pointer=None if e.field is None else f"/{e.field}"),
+    ScheduleConflict: lambda e: respond(409, str(e), schedule=e.schedule),
+    ScheduleNotFound: lambda e: respond(404, str(e), schedule=e.schedule),
+    AlreadyFinal: lambda e: respond(409, str(e), task_id=e.task_id),
+    KindNotFound: lambda e: respond(404, str(e)),
+    WorkerNotFound: lambda e: respond(404, str(e)),
+    BrokerUnavailable: lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER),
+    TooManyMeant: lambda e: respond(409, str(e)),
+    FilterRefused: lambda e: respond(422, str(e)),
+    NotRetryable: lambda e: respond(409, str(e)),
+    DatabaseUnavailable: lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER),
+    ResultsUnavailable: lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER),
+}
+OWN_ERROR: Final = "an error of the manager's own: see its log"
+
+
+def answer_to(error: Exception) -> Response | None:
+    """Return what this error of ours is answered with; None for those that nobody foresaw."""
+    for type in error.__class__.__mro__:
+        if (answer := _ANSWERS.get(type)) is not None:
+            return answer(error)
+    return None
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of `app` with a problem."""
 
@@ -88,27 +119,12 @@ def install(app: FastAPI) -> None:
 
         app.add_exception_handler(error, handler)
 
-    on(BadRequest, lambda e: respond(e.status, str(e), index=e.index, pointer=e.pointer))
-    on(InvalidTask, lambda e: respond(422, str(e), index=e.index))
-    on(TaskConflict, lambda e: respond(409, str(e), index=e.index, task_id=e.task_id))
-    on(TaskExists, lambda e: respond(409, str(e), type=TASK_EXISTS, index=e.index, task_id=e.task_id))
-    on(TaskNotFound, lambda e: respond(404, str(e), task_id=e.task_id))
-    on(InvalidSchedule, lambda e: respond(422, str(e), pointer=None if e.field is None else f"/{e.field}"))
-    on(ScheduleConflict, lambda e: respond(409, str(e), schedule=e.schedule))
-    on(ScheduleNotFound, lambda e: respond(404, str(e), schedule=e.schedule))
-    on(AlreadyFinal, lambda e: respond(409, str(e), task_id=e.task_id))
-    on(KindNotFound, lambda e: respond(404, str(e)))
-    on(WorkerNotFound, lambda e: respond(404, str(e)))
-    on(BrokerUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
-    on(TooManyMeant, lambda e: respond(409, str(e)))
-    on(FilterRefused, lambda e: respond(422, str(e)))
-    on(NotRetryable, lambda e: respond(409, str(e)))
-    on(DatabaseUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
-    on(ResultsUnavailable, lambda e: respond(503, f"{e}: try again", headers=RETRY_AFTER))
+    for error, answer in _ANSWERS.items():
+        on(error, answer)
     on(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     # Starlette raises it again after the answer, so that the server logs the traceback.
-    on(Exception, lambda e: respond(500, "an error of the manager's own: see its log"))
+    on(Exception, lambda e: respond(500, OWN_ERROR))
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -99,8 +99,8 @@ hot_routes: Final = [
     Route("/v1/tasks", publish, methods=["POST"]),
     Route("/v1/tasks/batch", publish_batch, methods=["POST"]),
     Route("/v1/tasks/wait", wait, methods=["POST"]),
-    Route("/v1/tasks/{task_id}", get, methods=["GET"]),
 ]
+routes: Final = [Route("/v1/tasks/{task_id}", get, methods=["GET"])]
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 
