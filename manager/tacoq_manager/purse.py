@@ -28,6 +28,7 @@ class Purse:
         self._queue = queue
         self._may_run = may_run
         self._free = slots - credit.used(queue)
+        self._let_go: dict[str, int] = {}  # how many of a kind limits do now
         self._since = limits.in_flight.generation
         self.version = limits.version  # of the limits that it is decided by
         self._rates: dict[Line, list[tuple[Of, Rate]]] = {}  # that what is asked for draws on
@@ -38,14 +39,17 @@ class Purse:
         """How many more of a kind the slots take, never negative. None: it may not run now, and others go before it."""
         if not self._may_run(kind):
             return None
-        if not self._limits.room(Flow(self._queue, kind)):
+        if not self.most(kind):
             self._wait(self._limits.opens_in(Flow(self._queue, kind)))
             return None
         return max(0, int(self._free / self._credit.weight(self._queue, kind) + _EPSILON))
 
     def most(self, kind: str) -> int:
         """How many of a kind limits let go, whatever the slots are."""
-        return self._limits.room(Flow(self._queue, kind))
+        most = self._let_go.get(kind)
+        if most is None:
+            most = self._let_go[kind] = self._limits.room(Flow(self._queue, kind))
+        return most
 
     def limits_keys(self, kind: str) -> bool:
         """True when `key_room` has something to say about keys of the kind."""
@@ -65,6 +69,7 @@ class Purse:
 
     def spend(self, kind: str, key: str, count: int) -> None:
         """So many of a key are asked for: they count as released, and their tokens as drawn."""
+        self._let_go.clear()
         self._free -= count * self._credit.weight(self._queue, kind)
         line = Line(self._queue, kind, key)
         self.asked[line] += count
