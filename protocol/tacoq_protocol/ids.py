@@ -20,16 +20,26 @@ _STEP_BITS = 40  # a random step below 2**40 keeps ids of one millisecond ungues
 _VERSION_BITS = 0xF << 76 | 0b11 << 62  # and those of the variant
 _VERSION_7 = 0x7 << 76 | 0b10 << 62
 
+_DRAW = 256  # ids for which the system is asked for random bytes at a time
+
 _lock = threading.Lock()
 _last_ms = 0
 _last_tail = 0
+_drawn: list[int] = []  # random numbers to come
+if hasattr(os, "register_at_fork"):  # else parent and child would make the same ids
+    os.register_at_fork(after_in_child=_drawn.clear)
 
 
 def new_task_id() -> UUID:
     """Return a UUIDv7 greater than every one this process made before."""
     global _last_ms, _last_tail
-    fresh = int.from_bytes(os.urandom(10)) >> (80 - _RANDOM_BITS)
     with _lock:
+        if not _drawn:
+            random = os.urandom(10 * _DRAW)
+            _drawn.extend(
+                int.from_bytes(random[at : at + 10]) >> (80 - _RANDOM_BITS) for at in range(0, len(random), 10)
+            )
+        fresh = _drawn.pop()
         now = time.time_ns() // 1_000_000
         if now > _last_ms:
             _last_ms, _last_tail = now, fresh >> 1  # top bit clear: room to count up

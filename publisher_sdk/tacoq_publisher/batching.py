@@ -22,14 +22,47 @@ MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 
 
 class _Waiting:
-    """A task, and the `publish()` call that waits for it since `since` on the loop's clock."""
+    """Tasks, and who waits for each, since when by the loop's clock. In columns: the collector would count objects."""
 
-    __slots__ = ("accepted", "body", "since")
+    __slots__ = ("answers", "bodies", "since")
 
-    def __init__(self, body: bytes, accepted: asyncio.Future[Accepted], since: float) -> None:
-        self.body = body
-        self.accepted = accepted
-        self.since = since
+    def __init__(self) -> None:
+        self.bodies: deque[bytes] = deque()
+        self.answers: deque[asyncio.Future[Accepted]] = deque()
+        self.since: deque[float] = deque()
+
+    def add(self, body: bytes, answer: asyncio.Future[Accepted], since: float) -> None:
+        self.bodies.append(body)
+        self.answers.append(answer)
+        self.since.append(since)
+
+    def take(self, most: int) -> _Waiting:
+        """Take the next ones, for one request."""
+        batch = _Waiting()
+        size = 0
+        while self.bodies and len(batch.bodies) < most:
+            body, answer = self.bodies[0], self.answers[0]
+            if not answer.done():  # else its publish() was cancelled
+                size += len(body)
+                if batch.bodies and size > MAX_REQUEST_BYTES:
+                    break
+                batch.add(body, answer, self.since[0])
+            self.bodies.popleft()
+            self.answers.popleft()
+            self.since.popleft()
+        return batch
+
+    def put_back(self, batch: _Waiting) -> None:
+        """They are the next ones again."""
+        self.bodies.extendleft(reversed(batch.bodies))
+        self.answers.extendleft(reversed(batch.answers))
+        self.since.extendleft(reversed(batch.since))
+
+    def remove(self, index: int) -> asyncio.Future[Accepted]:
+        """Take one out; return who waits for it."""
+        answer = self.answers[index]
+        del self.bodies[index], self.answers[index], self.since[index]
+        return answer
 
 
 class Batcher:
@@ -38,23 +71,23 @@ class Batcher:
     def __init__(self, manager: Manager, *, retry_for: float) -> None:
         self._manager = manager
         self._retry_for = retry_for
-        self._queue: deque[_Waiting] = deque()
+        self._queue = _Waiting()
         self._most = MAX_BATCH_TASKS
         self._sender: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
-    async def publish(self, body: bytes) -> Accepted:
-        """Return when the task is durably accepted.
+    def publish(self, body: bytes) -> asyncio.Future[Accepted]:
+        """Return what is done when the task is durably accepted.
 
-        Raises its own error, whatever happens to the tasks it travels with.
+        It has the task's own error, whatever happens to the tasks it travels with.
 
         Cancelled while it waits, it is not sent; while its request is in flight, it may be accepted.
         """
-        waiting = _Waiting(body, self._loop.create_future(), self._loop.time())
-        self._queue.append(waiting)
+        accepted: asyncio.Future[Accepted] = self._loop.create_future()
+        self._queue.add(body, accepted, self._loop.time())
         if self._sender is None:
             self._sender = self._loop.create_task(self._send_all(), name="tacoq publish")
-        return await waiting.accepted
+        return accepted
 
     async def drain(self) -> None:
         """Return when nothing waits any more: everything has its answer."""
@@ -66,59 +99,48 @@ class Batcher:
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.wait([self._sender])
-        self._fail(self._queue, error)
+        _fail(self._queue.answers, error)
 
     async def _send_all(self) -> None:
         try:
-            while batch := self._next_batch():
+            while (batch := self._queue.take(self._most)).bodies:
                 await self._send(batch)
         finally:
             self._sender = None
 
-    def _next_batch(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        size = 0
-        while self._queue and len(batch) < self._most:
-            waiting = self._queue[0]
-            if not waiting.accepted.done():  # else its publish() was cancelled
-                size += len(waiting.body)
-                if batch and size > MAX_REQUEST_BYTES:
-                    break
-                batch.append(waiting)
-            self._queue.popleft()
-        return batch
-
-    async def _send(self, batch: list[_Waiting]) -> None:
+    async def _send(self, batch: _Waiting) -> None:
         try:
-            answer = await self._manager.accept([waiting.body for waiting in batch])
+            answer = await self._manager.accept(batch.bodies)
         except ManagerUnavailable as error:
             # Nothing but faults for `retry_for`: that is all the time of those who waited as long. The others
             # still have some.
-            self._queue.extendleft(reversed(batch))
+            self._queue.put_back(batch)
             overdue = self._loop.time() - self._retry_for
-            self._fail([waiting for waiting in self._queue if waiting.since <= overdue], error)
+            _fail(
+                (a for a, since in zip(self._queue.answers, self._queue.since, strict=True) if since <= overdue), error
+            )
         except asyncio.CancelledError:
-            self._queue.extendleft(reversed(batch))
+            self._queue.put_back(batch)
             raise
         except Exception as error:  # nobody else would tell the callers
-            self._fail(batch, error)
+            _fail(batch.answers, error)
         else:
             if isinstance(answer, Refusal):
                 self._refused(batch, answer)
             else:
                 self._most = min(2 * self._most, MAX_BATCH_TASKS)
-                for waiting, accepted in zip(batch, answer, strict=True):
-                    if not waiting.accepted.done():
-                        waiting.accepted.set_result(accepted)
+                for waiting, accepted in zip(batch.answers, answer, strict=True):
+                    if not waiting.done():
+                        waiting.set_result(accepted)
 
-    def _refused(self, batch: list[_Waiting], refusal: Refusal) -> None:
+    def _refused(self, batch: _Waiting, refusal: Refusal) -> None:
         if refusal.index is not None:
-            self._fail([batch.pop(refusal.index)], refusal.error)
-        self._queue.extendleft(reversed(batch))
-        self._most = max(1, len(batch) // 2)
+            _fail([batch.remove(refusal.index)], refusal.error)
+        self._queue.put_back(batch)
+        self._most = max(1, len(batch.bodies) // 2)
 
-    @staticmethod
-    def _fail(several: Iterable[_Waiting], error: Exception) -> None:
-        for waiting in several:
-            if not waiting.accepted.done():
-                waiting.accepted.set_exception(own_copy(error))
+
+def _fail(answers: Iterable[asyncio.Future[Accepted]], error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(own_copy(error))

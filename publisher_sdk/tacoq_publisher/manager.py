@@ -83,7 +83,7 @@ class Refusal:
 class Manager(Limiting):
     """The endpoints, over one transport."""
 
-    async def accept(self, tasks: Sequence[bytes]) -> list[Accepted] | Refusal:
+    async def accept(self, tasks: Collection[bytes]) -> list[Accepted] | Refusal:
         """Publish these `NewTask` bodies, all or none.
 
         What is returned as accepted is durable, in the order given.

@@ -21,6 +21,7 @@ from tacoq_publisher.manager import Manager
 from tacoq_publisher.newtask import Prepared, TaskOptions, decode_json, prepare, publish_options, untyped_call
 from tacoq_publisher.settings import load_settings
 from tacoq_publisher.transport import Transport
+from tacoq_publisher.turns import Turns
 from tacoq_publisher.waiting import Waits
 
 R = TypeVar("R")
@@ -32,6 +33,7 @@ class _Open(NamedTuple):
     loop: asyncio.AbstractEventLoop
     transport: Transport
     manager: Manager
+    turns: Turns
     batcher: Batcher
     waits: Waits
 
@@ -80,7 +82,8 @@ class Publisher:
         transport = Transport(self._settings, retry_for=self._retry_for, try_seconds=self._try_seconds)
         manager = Manager(transport)
         batcher = Batcher(manager, retry_for=self._retry_for)
-        self._open = _Open(asyncio.get_running_loop(), transport, manager, batcher, Waits(manager, transport))
+        waits = Waits(manager, transport)
+        self._open = _Open(asyncio.get_running_loop(), transport, manager, Turns(), batcher, waits)
 
     async def close(self, *, drain: bool = True) -> None:
         """Let `publish()` calls under way end (if `drain`), fail whoever waits for a result, and disconnect.
@@ -93,8 +96,10 @@ class Publisher:
         closed = PublisherClosed("the Publisher was closed while this was under way")
         try:
             if drain:
+                await core.turns.drain()
                 await core.batcher.drain()
         finally:
+            core.turns.close(closed)
             await core.batcher.close(closed)
             await core.waits.close(closed)
             await core.transport.close()
@@ -136,9 +141,12 @@ class Publisher:
         task, ManagerUnavailable when the manager was away for too long: it may be accepted all the same.
         """
         core = self._here()
+        if (turn := core.turns.take()) is not None:
+            await turn
         prepared = _prepared(call, payload, task_id, options)
+        accepted = await core.batcher.publish(prepared.body)
         handle = _handle(core, prepared)
-        handle.answered(await core.batcher.publish(prepared.body))
+        handle.answered(accepted)
         return handle
 
     @overload

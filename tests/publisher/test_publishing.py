@@ -11,6 +11,7 @@ from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.errors import ConfigurationError, InvalidTask, ManagerError, TaskConflict
 from tacoq_publisher import Publisher, PublisherClosed, TaskHandle, new_task_id
 from tacoq_publisher.newtask import decode_json
+from tacoq_publisher.turns import IN_A_TURN
 from tests.publisher.scripted_manager import REFUSED_KIND, VAGUE_KIND, ScriptedManager
 from tests.publisher.steps import cut_after_doing, held, says
 
@@ -31,7 +32,9 @@ async def test_calls_at_the_same_time_share_requests_and_keep_their_order(
     manager: ScriptedManager, publisher: Publisher
 ) -> None:
     handles = await asyncio.gather(*(publisher.publish("add", i) for i in range(2_500)))
-    assert [len(seen.ids) for seen in manager.requests(BATCH)] == [1_000, 1_000, 500]
+    sizes = [len(seen.ids) for seen in manager.requests(BATCH)]
+    assert (sum(sizes), sizes[0]) == (2_500, IN_A_TURN), "the first do not wait until all are prepared"
+    assert len(sizes) <= 10
     assert list(manager.accepted) == [handle.id for handle in handles]
     assert [bytes(task.payload) for task in manager.accepted.values()] == [b"%d" % i for i in range(2_500)]
 
@@ -49,6 +52,28 @@ async def test_what_arrives_while_a_request_is_in_flight_forms_the_next_one(
     handles = await asyncio.gather(first, *others)
     assert [len(seen.ids) for seen in manager.requests(BATCH)] == [1, 49]
     assert list(manager.accepted) == [handle.id for handle in handles]
+
+
+async def test_who_comes_while_others_wait_for_their_turn_is_behind_them(
+    manager: ScriptedManager, publisher: Publisher
+) -> None:
+    publishes = [asyncio.create_task(publisher.publish("add", i)) for i in range(2 * IN_A_TURN + 1)]
+    for _ in range(10):  # in each turn of the loop one more
+        await asyncio.sleep(0)
+        publishes.append(asyncio.create_task(publisher.publish("add", len(publishes))))
+    handles = await asyncio.gather(*publishes)
+    assert list(manager.accepted) == [handle.id for handle in handles]
+
+
+async def test_a_publish_cancelled_while_it_waits_for_its_turn_is_not_sent(
+    manager: ScriptedManager, publisher: Publisher
+) -> None:
+    publishes = [asyncio.create_task(publisher.publish("add", i)) for i in range(IN_A_TURN + 2)]
+    await asyncio.sleep(0)
+    publishes[IN_A_TURN].cancel()
+    await asyncio.wait(publishes)
+    sent = {int(bytes(task.payload)) for task in manager.accepted.values()}
+    assert sent == set(range(IN_A_TURN + 2)) - {IN_A_TURN}
 
 
 async def test_large_payloads_are_cut_into_requests_by_size(manager: ScriptedManager, publisher: Publisher) -> None:
@@ -135,11 +160,16 @@ async def test_a_publish_cancelled_before_its_request_is_not_sent(
     assert [bytes(task.payload) for task in manager.accepted.values()] == [b'"in flight"', b'"kept"']
 
 
-async def test_leaving_the_publisher_lets_publishes_under_way_end(manager: ScriptedManager) -> None:
+@pytest.mark.parametrize("turns", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", [5, 2 * IN_A_TURN + 5])
+async def test_leaving_the_publisher_lets_publishes_under_way_end(
+    manager: ScriptedManager, count: int, turns: int
+) -> None:
     async with Publisher(manager.url) as publisher:
-        publishes = [asyncio.create_task(publisher.publish("add", i)) for i in range(5)]
-        await asyncio.sleep(0)
-    assert len([await publish for publish in publishes]) == len(manager.accepted) == 5
+        publishes = [asyncio.create_task(publisher.publish("add", i)) for i in range(count)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    assert len([await publish for publish in publishes]) == len(manager.accepted) == count
 
 
 async def test_leaving_the_publisher_by_an_error_fails_them(manager: ScriptedManager) -> None:
@@ -151,6 +181,7 @@ async def test_leaving_the_publisher_by_an_error_fails_them(manager: ScriptedMan
             waiting.append(asyncio.create_task(publisher.publish("add")))
             await manager.until(lambda: len(manager.seen) == 1)
             waiting.append(asyncio.create_task(publisher.publish("add")))
+            waiting.extend(asyncio.create_task(publisher.publish("add")) for _ in range(2 * IN_A_TURN))
             await asyncio.sleep(0)
             raise ZeroDivisionError
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import RFC_4122, UUID, uuid4
@@ -42,3 +44,18 @@ def test_clock_that_goes_back_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_a_task_id(task_id: UUID, says: str) -> None:
     assert says in (ids.id_problem(task_id, datetime.now(UTC)) or "")
     assert ids.id_problem(ids.new_task_id(), datetime.now(UTC)) is None
+
+
+def test_parent_and_child_of_a_fork_make_other_ids() -> None:
+    program = """
+import os
+from tacoq_protocol import ids
+ids.time.time_ns = lambda: 0
+ids.new_task_id()
+child = os.fork()
+print(ids.new_task_id(), flush=True)
+if child:
+    os.waitpid(child, 0)
+"""
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(printed)) == 2
