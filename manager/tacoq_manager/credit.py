@@ -20,6 +20,7 @@ SHORT_RUN = 0.005  # seconds: about this much work goes in one message
 MOST_PER_MESSAGE = 64
 MOST_PER_UNKNOWN = 8
 LATENCY_WINDOW = 30.0  # seconds
+PROBE_SECONDS = 0.2  # between two samples: what is one is settled at once, and shares no commit
 FIRST_LATENCY = 0.01  # seconds, until one was measured
 
 
@@ -30,6 +31,7 @@ class Credit:
         self._runtimes = runtimes
         self.in_flight = in_flight
         self._probe: tuple[Fence, float] | None = None
+        self._probe_from = 0.0  # monotonic
         self._latencies: deque[tuple[float, float]] = deque()
 
     def used(self, queue: str) -> float:
@@ -53,14 +55,20 @@ class Credit:
 
     def probe(self, fence: Fence, now: float) -> None:
         """Remember that `fence` went out at `now` to a free slot; the next report of it is a sample."""
-        if self._probe is None or now - self._probe[1] > LATENCY_WINDOW:
+        if now >= self._probe_from:
             self._probe = (fence, now)
+            self._probe_from = now + LATENCY_WINDOW  # should no report come
+
+    def times(self, task_id: UUID) -> bool:
+        """True of the task whose way is being measured."""
+        return self._probe is not None and self._probe[0].task_id == task_id
 
     def sample(self, task_id: UUID, release: int | None, seconds: float, now: float) -> None:
         """A run of `seconds` was reported; when it is the probe, the rest of its time was the way."""
         if self._probe is not None and self._probe[0] == (task_id, release):
             latency = max(0.0, now - self._probe[1] - seconds)
             self._probe = None
+            self._probe_from = now + PROBE_SECONDS
             while self._latencies and self._latencies[-1][1] >= latency:
                 self._latencies.pop()  # not the minimum of any window any more
             self._latencies.append((now, latency))

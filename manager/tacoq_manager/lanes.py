@@ -63,6 +63,11 @@ class Lanes:
         self._queues.clear()
         self._aside.forget()
 
+    @property
+    def empty(self) -> bool:
+        """True when nothing is pending, as far as this leader knows."""
+        return not self._queues and not self._aside.flows()
+
     def queues(self) -> list[str]:
         """Queues in which something may be pending that no limit of its key shuts."""
         return list(self._queues)

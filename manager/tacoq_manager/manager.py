@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from random import Random
@@ -15,7 +15,6 @@ from time import monotonic
 from uuid import UUID, uuid4
 
 from tacoq_manager.accept import Accepter
-from tacoq_manager.aftermath import aftermath
 from tacoq_manager.aside import Aside
 from tacoq_manager.bulk import Bulk
 from tacoq_manager.cancel import REMIND_SECONDS, Canceller
@@ -44,13 +43,13 @@ from tacoq_manager.sessions import Sessions
 from tacoq_manager.settings import Settings
 from tacoq_manager.settle import PREFETCH_MESSAGES, Settler
 from tacoq_manager.store import tasks as lookup
-from tacoq_manager.store.claim import Flow, Line
+from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.prompts import CHANNEL
 from tacoq_manager.store.results import STEP_SECONDS as RESULTS_SECONDS
 from tacoq_manager.store.results import results_of
-from tacoq_manager.store.settle import Applied
+from tacoq_manager.tell import Teller
 from tacoq_manager.unpublished import Unpublished
 from tacoq_manager.upkeep import deaf, partitions, prune, recount, unserved
 from tacoq_manager.upkeep.cron import CronStep
@@ -70,6 +69,8 @@ log = logging.getLogger("tacoq.manager")
 class Manager:
     """One manager process without its HTTP door. `id` is new at every start."""
 
+    teller: Teller
+
     def __init__(self, settings: Settings, broker: Broker) -> None:
         self.id = uuid4()
         self.settings = settings
@@ -79,7 +80,7 @@ class Manager:
         self.sessions = Sessions()
         self.metrics = Metrics()
         self.results = results_of(settings.results_url, ttl=settings.results_ttl, namespace=settings.namespace)
-        self.waiters = Waiters(partial(lookup.ended, self.database, self.results))
+        self.waiters = Waiters(partial(lookup.ended, self.database, self.results), lambda: self.settler.hurry())
         self.runtimes = RunTimes()
         self.in_flight = InFlight()
         self.credit = Credit(self.runtimes, self.in_flight)
@@ -96,6 +97,7 @@ class Manager:
 
     def _compose(self) -> None:
         database, sessions, upkeep = self.database, self.sessions, self.database.upkeep
+        lanes = Lanes(Aside(monotonic))
         self.leader = Leader(database.leader, self.id, on_taken=self._taken, on_tick=self._tick)
         self.dead_letters = DeadLetters(self.broker, self.topology, self.metrics)
         self.settler = Settler(
@@ -106,11 +108,12 @@ class Manager:
             dead_letters=self.dead_letters,
             random=Random(),
             is_awaited=self.waiters.waits_for,
-            on_settled=self._settled,
+            is_pressing=lambda: not lanes.empty or sessions.other_managers(monotonic()),
+            is_timed=self.credit.times,
+            on_settled=lambda applied: self.teller.settled(applied),
             on_redelivered=self._came_back,
             on_held=lambda held, version: self.limiting.held(held, version),
         )
-        lanes = Lanes(Aside(monotonic))
         unpublished = Unpublished(database.claim, self.leader, self.settler, lambda: self._learn())
         self.publisher = ReleasePublisher(
             self.broker,
@@ -154,7 +157,7 @@ class Manager:
         self.prompter = Prompter(
             database.claim,  # free while another leads, and claims
             self.leader,
-            on_lanes=self.dispatcher.note,
+            on_lanes=self._note,
             on_due=lambda seconds: self.schedule.notice(seconds),
             on_deadline=lambda seconds: self.expiry.notice(seconds),
             on_missed=lambda: self.running.errand(self._look_for_lanes()),
@@ -226,10 +229,21 @@ class Manager:
             self.id,
             others_live=lambda: sessions.other_managers(monotonic()),
             on_final=self.waiters.settled,
-            on_ended=self._count,
+            on_ended=lambda ended, transaction: self.teller.ended(ended, transaction),
             on_redelivered=self.rescuer.redelivered,
             on_limits=lambda: self.running.errand(self._look_at_limits()),
             on_outlasted=lambda flow, seconds: self.runtimes.outlasted(*flow, seconds),
+        )
+        self.teller = Teller(
+            self.leader,
+            waiters=self.waiters,
+            news=self.news,
+            dispatcher=self.dispatcher,
+            prompter=self.prompter,
+            credit=self.credit,
+            runtimes=self.runtimes,
+            metrics=self.metrics,
+            on_last_chance=lambda: self.running.errand(self._look_for_lanes()),
         )
 
     async def start(self) -> None:
@@ -309,43 +323,14 @@ class Manager:
 
     # What one stage tells the others.
 
-    def _settled(self, applied: Sequence[Applied]) -> None:
-        self.metrics.applied(applied)
-        now = monotonic()
-        for move in applied:
-            transition = move.transition
-            if transition.move == "start":
-                self._goes_on(Flow(move.queue, move.kind), transition.seconds)
-            elif transition.seconds is not None:
-                self.runtimes.add(move.queue, move.kind, transition.seconds)
-                self.credit.sample(transition.task_id, transition.release, transition.seconds, now)
-        if not applied:
-            return
-        after = aftermath(applied)
-        self._count(after.ended, applied[0].transaction)
-        self.waiters.settled(after.final, after.awaited)
-        self.news.tell(after.final, after.ended, applied[0].transaction)
-        self.prompter.lanes(after.lanes)
-        if after.due is not None:
-            self.prompter.due(after.due)
-        if after.frees_others:  # they stand in lanes that claims found empty
-            self.running.errand(self._look_for_lanes())
-
-    def _goes_on(self, flow: Flow, seconds: float | None) -> None:
-        if seconds is not None:
-            self.runtimes.outlasted(*flow, seconds)
-            if self.leader.epoch is None:
-                self.news.tell_outlasted(flow, seconds)
+    def _note(self, lanes: Iterable[Lane]) -> None:
+        """Tasks wait, perhaps for what has ended and is not settled."""
+        self.dispatcher.note(lanes)
+        self.settler.hurry()
 
     async def _look_for_lanes(self) -> None:
         with suppress(DatabaseUnavailable):  # the next recount finds them
             await self._while_leading(self.recount.step)()
-
-    def _count(self, ended: Mapping[Line, int], transaction: int) -> None:
-        """So many releases less are out. Who does not lead does not know how many there are."""
-        if self.leader.leads:
-            self.in_flight.moved(ended, transaction)
-            self.dispatcher.ended(ended)
 
     async def _look_at_limits(self) -> None:
         with suppress(DatabaseUnavailable):  # a claim by the old ones takes nothing, and looks again

@@ -37,8 +37,10 @@ class _Waiter:
 class Waiters:
     """Everybody who waits for tasks here. One reader reads for all of them, a set of ids at a time."""
 
-    def __init__(self, ended: Ended) -> None:
+    def __init__(self, ended: Ended, on_wait: Callable[[], None] = lambda: None) -> None:
+        """`on_wait`: somebody begins to wait."""
         self._ended = ended
+        self._on_wait = on_wait
         self._waiting: dict[UUID, list[_Waiter]] = {}
         # To be read: became final, just waited for, perhaps missed. In this order, each without doubles.
         self._woken: dict[UUID, None] = {}
@@ -137,6 +139,7 @@ class Waiters:
             self._waiting.setdefault(id, []).append(waiter)
         self._fresh.update(waiter.missing)
         self._work.set()
+        self._on_wait()
 
     def _leave(self, waiter: _Waiter) -> None:
         for id in waiter.missing:

@@ -1,7 +1,8 @@
 """Settle: reports in, one committed transaction of transitions out (stale ones counted), then the ack.
 
 Commit, then ack: a report that is acked and not committed would be an outcome lost; one that is committed and not acked
-comes again and is stale. All that has arrived while a transaction was in flight forms the next one.
+comes again and is stale. All that has arrived while a transaction was in flight forms the next one. A success that
+nobody waits for, neither for its result nor for its slot, waits a moment for others to share the commit.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ log = logging.getLogger("tacoq.settle")
 
 PREFETCH_MESSAGES = 200
 SETTLE_REPORTS = 4_000  # in one transaction
+GATHER_SECONDS = 0.02  # what nobody waits for
+GATHER_MESSAGES = PREFETCH_MESSAGES // 4
 RETRY_SECONDS = 0.5
 SOURCE = "reports"  # the queue that the deliveries come from
 
@@ -80,10 +83,16 @@ class Settler:
         dead_letters: DeadLetters,
         random: Random,
         is_awaited: Callable[[UUID], bool],
+        is_pressing: Callable[[], bool],
+        is_timed: Callable[[UUID], bool],
         on_settled: Settled,
         on_redelivered: Callable[[Fence], None],
         on_held: Callable[[Sequence[Held], int], None],
     ) -> None:
+        """`is_awaited`: somebody waits for this task. `is_pressing`: or, here or elsewhere, for whatever ends.
+
+        `is_timed`: how long this task takes to be settled is measured.
+        """
         self._connection = connection
         self._sessions = sessions
         self._metrics = metrics
@@ -91,24 +100,39 @@ class Settler:
         self._dead_letters = dead_letters
         self._random = random
         self._is_awaited = is_awaited
+        self._is_pressing = is_pressing
+        self._is_timed = is_timed
         self._on_settled = on_settled
         self._on_redelivered = on_redelivered
         self._on_held = on_held
         self._holds: list[Hold] = []  # that the reports at hand ask for
-        self._arrived: deque[Delivery] = deque()
-        self._changed = asyncio.Event()
+        self._arrived: deque[tuple[Delivery, Reports | DeadLetter]] = deque()
+        self._now = asyncio.Event()  # to be settled
+        self._soon: asyncio.TimerHandle | None = None
         self._came = 0  # deliveries so far
         self._done = 0  # of these, those that are settled
         self._progress = asyncio.Event()
 
     def on_delivery(self, delivery: Delivery) -> None:
         """A message of reports arrived."""
-        self._arrived.append(delivery)
+        message = _read(delivery)
+        self._arrived.append((delivery, message))
         self._came += 1
-        self._changed.set()
+        if self._now.is_set():
+            return
+        if len(self._arrived) >= GATHER_MESSAGES or not self._can_wait(message):
+            self._now.set()
+        elif self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._now.set)
+
+    def hurry(self) -> None:
+        """Somebody waits for what may have ended: settle at once what has arrived."""
+        if self._arrived:
+            self._now.set()
 
     async def caught_up(self) -> None:
         """Return when every report that has arrived by now is settled, whatever arrives meanwhile."""
+        self.hurry()
         came = self._came
         while self._done < came:
             self._progress.clear()
@@ -117,11 +141,15 @@ class Settler:
     async def run(self) -> None:
         """Settle batch after batch, for ever; while Postgres is away the batch waits."""
         while True:
-            await self._changed.wait()
+            await self._now.wait()
             await self.step()
 
     async def step(self) -> int:
         """Settle what has arrived, in one transaction, and ack it; return how many reports there were."""
+        self._now.clear()
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         deliveries, reports, unreadable = self._take()
         transitions = self._transitions(reports)
         refused = {_fence(move): move.error.message for move in transitions if move.move == "refuse" and move.error}
@@ -130,8 +158,6 @@ class Settler:
         if transitions:
             await self._apply_until_done(transitions, refused)
         await self._end(deliveries, unreadable, _letters(reports, refused))
-        if not self._arrived:
-            self._changed.clear()
         self._done += len(deliveries)
         self._progress.set()
         return len(transitions)
@@ -143,21 +169,26 @@ class Settler:
         unreadable: dict[int, DeadLetter] = {}
         count = 0
         while self._arrived and count < SETTLE_REPORTS:
-            delivery = self._arrived.popleft()
-            try:
-                message = decode_reports(delivery.format, delivery.body)
-            except DecodeError as error:
-                log.error(
-                    "a message of reports cannot be read; it goes to the dead letters", extra={"error": str(error)}
-                )
-                unreadable[len(deliveries)] = DeadLetter(
-                    DeadCause.UNREADABLE, str(error), SOURCE, delivery.format, delivery.body
-                )
+            delivery, message = self._arrived.popleft()
+            if isinstance(message, DeadLetter):
+                unreadable[len(deliveries)] = message
             else:
                 reports.append(message)
                 count += len(message.reports)
             deliveries.append(delivery)
+        self.hurry()  # what was too much
         return deliveries, reports, unreadable
+
+    def _can_wait(self, message: Reports | DeadLetter) -> bool:
+        return (
+            isinstance(message, Reports)
+            and not self._is_pressing()
+            and not any(self._presses(report) for report in message.reports)
+        )
+
+    def _presses(self, report: Report) -> bool:
+        """What is to run again cannot wait, nor can what somebody waits for."""
+        return not isinstance(report, Completed) or self._is_awaited(report.task_id) or self._is_timed(report.task_id)
 
     async def _end(
         self, deliveries: list[Delivery], unreadable: dict[int, DeadLetter], refused: list[DeadLetter]
@@ -298,6 +329,14 @@ class Settler:
         self._metrics.settled(len(applied), time.perf_counter() - began)
         self._on_settled(applied)
         return applied
+
+
+def _read(delivery: Delivery) -> Reports | DeadLetter:
+    try:
+        return decode_reports(delivery.format, delivery.body)
+    except DecodeError as error:
+        log.error("a message of reports cannot be read; it goes to the dead letters", extra={"error": str(error)})
+        return DeadLetter(DeadCause.UNREADABLE, str(error), SOURCE, delivery.format, delivery.body)
 
 
 def _fence(transition: Transition) -> Fence:

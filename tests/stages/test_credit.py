@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tacoq_manager.credit import FIRST_LATENCY, MOST_PER_MESSAGE, MOST_PER_SLOT, MOST_PER_UNKNOWN, Credit
+from tacoq_manager.credit import (
+    FIRST_LATENCY,
+    LATENCY_WINDOW,
+    MOST_PER_MESSAGE,
+    MOST_PER_SLOT,
+    MOST_PER_UNKNOWN,
+    PROBE_SECONDS,
+    Credit,
+)
 from tacoq_manager.inflight import InFlight
 from tacoq_manager.limits import Limits
 from tacoq_manager.purse import Purse
@@ -140,9 +148,31 @@ def test_base_latency_is_the_rest_of_the_probes_round_trip() -> None:
     assert round(credit.base_latency(), 6) == 0.004
 
 
+def test_few_of_many_releases_are_measured() -> None:
+    credit = credit_for(None)
+    first, second, third = (Fence(new_task_id(), 1) for _ in range(3))
+    credit.probe(first, now=10.0)
+    assert credit.times(first.task_id)
+    credit.sample(first.task_id, 1, seconds=0.0, now=10.001)
+    credit.probe(second, now=10.002)
+    assert not credit.times(second.task_id)
+    credit.probe(third, now=10.001 + PROBE_SECONDS)
+    assert credit.times(third.task_id)
+
+
+def test_measure_of_a_release_whose_report_never_comes_is_given_up() -> None:
+    credit = credit_for(None)
+    lost, later = Fence(new_task_id(), 1), Fence(new_task_id(), 1)
+    credit.probe(lost, now=10.0)
+    credit.probe(later, now=11.0)
+    assert credit.times(lost.task_id)
+    credit.probe(later, now=10.0 + LATENCY_WINDOW)
+    assert credit.times(later.task_id)
+
+
 def test_base_latency_is_the_shortest_of_the_window() -> None:
     credit = credit_for(None)
-    for at, latency in ((100.0, 0.004), (110.0, 0.002), (120.0, 0.003), (139.9, 0.005)):
+    for at, latency in ((100.0, 0.004), (110.0, 0.002), (120.0, 0.003), (139.5, 0.005)):
         fence = Fence(new_task_id(), 1)
         credit.probe(fence, now=at - latency)
         credit.sample(fence.task_id, fence.release, seconds=0.0, now=at)

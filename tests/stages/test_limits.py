@@ -93,7 +93,7 @@ async def test_so_does_one_that_another_manager_cancels(floor: Floor) -> None:
     await floor.manager.settler.apply([give_back(floor.releases[0].fence)])
     (moved,) = await apply(floor.manager.database.upkeep, cancel(first))
     assert moved.takes_slot
-    floor.manager._count({moved.line: -1}, moved.transaction)  # as news tell
+    floor.manager.teller.ended({moved.line: -1}, moved.transaction)  # as news tell
     assert await floor.dispatch() == 0
 
 
@@ -117,7 +117,7 @@ async def test_end_that_is_told_after_the_recount_found_it_lets_nothing_pass_the
     (moved,) = await apply(floor.manager.database.upkeep, [complete(report, uuid4())])
     await floor.manager.recount.step()
     assert await floor.dispatch() == 1
-    floor.manager._count({moved.line: 1}, moved.transaction)
+    floor.manager.teller.ended({moved.line: 1}, moved.transaction)
     assert await floor.dispatch() == 0
     assert floor.manager.in_flight.flow(FLOW) == 1
 
