@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -56,6 +56,7 @@ class Accepter:
 
     `on_lanes`: these lanes got work. `on_due`, `on_deadline`: in so many seconds a task comes due, or expires.
     `on_strays`: workers brought these kinds, to another queue, while tasks of them were under way to the table.
+    `on_live`: these are stored, for the first time.
     `reserving`: around the statement, what of these rows it may release.
     """
 
@@ -70,6 +71,7 @@ class Accepter:
         on_due: Callable[[float], None],
         on_deadline: Callable[[float], None],
         on_strays: Callable[[set[str]], None],
+        on_live: Callable[[Iterable[UUID]], None],
         reserving: Reserving,
     ) -> None:
         self._connection = connection
@@ -81,6 +83,7 @@ class Accepter:
         self._on_due = on_due
         self._on_deadline = on_deadline
         self._on_strays = on_strays
+        self._on_live = on_live
         self._reserving = reserving
         self._waiting: deque[_Request] = deque()
         self._arrived = asyncio.Event()
@@ -239,6 +242,8 @@ class Accepter:
             await self._one_by_one(group)
             return
         self._metrics.accepted(len(rows), time.perf_counter() - began)
+        if not answered:
+            self._on_live(id for id, found in stored.items() if not found.duplicate)
         for request in group:
             if not request.answer.done():
                 request.answer.set_result([_accepted(row.id, stored, answered) for row in request.rows])

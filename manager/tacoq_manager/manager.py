@@ -175,6 +175,8 @@ class Manager:
             on_due=self.prompter.due,
             on_deadline=self.prompter.deadline,
             on_strays=self.rerouter.strayed,
+            # Who does not lead hears of ends by news alone, perhaps before it hears of its own commit.
+            on_live=lambda ids: self.waiters.accepted(ids) if self.leader.leads else None,
             reserving=self.direct.reserving,
         )
         self.cron = DueTimer("cron", CronStep(upkeep, self.leader, self.accepter, sessions).step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Iterable, Sequence
 from itertools import islice
 from typing import Final
 from uuid import UUID
@@ -15,6 +15,7 @@ from tacoq_protocol.http import TaskView, UnknownTask
 log = logging.getLogger("tacoq.notify")
 
 READ_AT_ONCE: Final = 1_000
+KNOWN_LIVE: Final = 20_000  # ids
 REREAD_SECONDS: Final = 2.0  # news may get lost: an answer is then late by this, and no more
 RETRY_SECONDS: Final = 0.5
 
@@ -26,9 +27,9 @@ Ended = Callable[[Sequence[UUID]], Awaitable[tuple[list[TaskView], set[UUID]]]]
 class _Waiter:
     """One request that waits."""
 
-    def __init__(self, ids: Iterable[UUID]) -> None:
+    def __init__(self, ids: Iterable[UUID], live: Container[UUID]) -> None:
         self.missing = dict.fromkeys(ids)  # not told yet
-        self.unread = set(self.missing)  # nobody has looked at them yet
+        self.unread = {id for id in self.missing if id not in live}  # nobody has looked at them yet
         self.ready: list[Told] = []
         self.fault: DatabaseUnavailable | None = None
         self.wake = asyncio.Event()
@@ -42,6 +43,8 @@ class Waiters:
         self._ended = ended
         self._on_wait = on_wait
         self._waiting: dict[UUID, list[_Waiter]] = {}
+        # Accepted here and not known to have ended: most waits begin right after, and need not look. The oldest go.
+        self._live: dict[UUID, None] = {}
         # To be read: became final, just waited for, perhaps missed. In this order, each without doubles.
         self._woken: dict[UUID, None] = {}
         self._fresh: dict[UUID, None] = {}
@@ -76,7 +79,7 @@ class Waiters:
         (`aclosing`) to stop waiting.
         """
         deadline = asyncio.get_running_loop().time() + timeout
-        waiter = _Waiter(ids)
+        waiter = _Waiter(ids, self._live if timeout > 0 else ())  # without time only a look can tell
         looked = False
         self._join(waiter)  # before the first look: what ends in between wakes us
         try:
@@ -101,6 +104,12 @@ class Waiters:
         finally:
             self._leave(waiter)
 
+    def accepted(self, ids: Iterable[UUID]) -> None:
+        """These are live, and whoever ends them tells of it."""
+        self._live.update(dict.fromkeys(ids))
+        for id in list(islice(self._live, max(0, len(self._live) - KNOWN_LIVE))):
+            del self._live[id]
+
     def waits_for(self, id: UUID) -> bool:
         """True when somebody does now: who settles the task may tell of it without a look."""
         return id in self._waiting
@@ -110,6 +119,7 @@ class Waiters:
         for view in views:
             self._tell(view.id, view)
         for id in ids:
+            self._live.pop(id, None)
             if id in self._waiting:
                 self._woken[id] = None
         if self._woken:
@@ -137,8 +147,9 @@ class Waiters:
     def _join(self, waiter: _Waiter) -> None:
         for id in waiter.missing:
             self._waiting.setdefault(id, []).append(waiter)
-        self._fresh.update(waiter.missing)
-        self._work.set()
+        if waiter.unread:
+            self._fresh.update(dict.fromkeys(id for id in waiter.missing if id in waiter.unread))
+            self._work.set()
         self._on_wait()
 
     def _leave(self, waiter: _Waiter) -> None:

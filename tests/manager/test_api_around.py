@@ -119,8 +119,8 @@ async def test_while_postgres_is_away_everything_is_503_with_retry_after_and_the
             ("GET", "/readyz", {}),
             ("POST", "/v1/tasks", {"json": new}),
             ("GET", f"/v1/tasks/{before}", {}),
-            ("GET", f"/v1/tasks/{before}?wait=30", {}),
-            ("POST", "/v1/tasks/wait", {"json": {"ids": [str(before)]}}),
+            ("GET", f"/v1/tasks/{new_task_id()}?wait=30", {}),  # of `before` it is known that it is live
+            ("POST", "/v1/tasks/wait", {"json": {"ids": [str(new_task_id())]}}),
             ("GET", "/v1/tasks", {}),
             ("POST", f"/v1/tasks/{before}/cancel", {}),
             ("POST", "/v1/tasks/cancel", {"json": {"filter": {"kind": "add"}}}),

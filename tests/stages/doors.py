@@ -43,6 +43,7 @@ class Door:
             on_due=self.due.append,
             on_deadline=lambda _: None,
             on_strays=lambda _: None,
+            on_live=lambda _: None,
             reserving=lambda _: nullcontext(),
         )
 

@@ -111,6 +111,44 @@ async def test_what_is_known_when_it_is_settled_is_told_without_a_look(tasks: Ta
     assert (len(tasks.asked), any(waiters.waits_for(id) for id in ids)) == (looks, False)
 
 
+async def test_what_was_just_accepted_here_is_not_looked_for(tasks: Tasks, waiters: Waiters) -> None:
+    ids = tasks.new(2)
+    waiters.accepted(ids)
+    async with aclosing(waiters.wait(ids, 30)) as told:
+        assert await anext(told) == []
+        tasks.finish(ids)
+        waiters.settled(ids, [view(id) for id in ids])
+        assert told_of(await anext(told)) == set(ids)
+    assert tasks.asked == []
+
+
+async def test_what_has_ended_since_is_looked_for(tasks: Tasks, waiters: Waiters) -> None:
+    ended, live = tasks.new(2)
+    waiters.accepted([ended, live])
+    tasks.finish([ended])
+    waiters.settled([ended])
+    assert told_of(await collect(waiters, [ended, live], timeout=0.01)) == {ended}
+    assert tasks.asked == [[ended]]
+
+
+async def test_no_more_than_so_many_are_remembered(
+    tasks: Tasks, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tacoq_manager.notify.KNOWN_LIVE", 3)
+    ids = tasks.new(5)
+    waiters.accepted(ids[:2])
+    waiters.accepted(ids[2:])
+    assert await collect(waiters, ids, timeout=0.01) == []
+    assert tasks.asked == [ids[:2]]
+
+
+async def test_a_wait_without_time_looks_for_all(tasks: Tasks, waiters: Waiters) -> None:
+    ids = tasks.new(2)
+    waiters.accepted(ids)
+    tasks.finish(ids[:1])  # and the news got lost
+    assert told_of(await collect(waiters, ids, timeout=0)) == {ids[0]}
+
+
 async def test_it_is_told_in_batches_as_they_end(tasks: Tasks, waiters: Waiters) -> None:
     ids = tasks.new(4)
     async with aclosing(waiters.wait(ids, 30)) as told:
