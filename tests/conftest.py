@@ -25,6 +25,12 @@ pytest_plugins = ["tests.support.systems"]
 # Settings read TACOQ_*: what a developer has set must not reach the tests, but for the servers to use.
 NAMED = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("TACOQ_")}
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The fault tests first: they mostly wait, and one of their files takes longer than a hundred others."""
+    items.sort(key=lambda item: "faults" not in item.path.parts)
+
+
 hypothesis.settings.register_profile("tacoq", deadline=None)
 hypothesis.settings.load_profile("tacoq")
 
