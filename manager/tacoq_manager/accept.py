@@ -56,7 +56,7 @@ class Accepter:
 
     `on_lanes`: these lanes got work. `on_due`, `on_deadline`: in so many seconds a task comes due, or expires.
     `on_strays`: workers brought these kinds, to another queue, while tasks of them were under way to the table.
-    `on_live`: these are stored, for the first time.
+    `on_live`: these are stored, for the first time. `on_keys`: what is live by its key is about to be looked for.
     `reserving`: around the statement, what of these rows it may release.
     """
 
@@ -72,6 +72,7 @@ class Accepter:
         on_deadline: Callable[[float], None],
         on_strays: Callable[[set[str]], None],
         on_live: Callable[[Iterable[UUID]], None],
+        on_keys: Callable[[], None],
         reserving: Reserving,
     ) -> None:
         self._connection = connection
@@ -84,6 +85,7 @@ class Accepter:
         self._on_deadline = on_deadline
         self._on_strays = on_strays
         self._on_live = on_live
+        self._on_keys = on_keys
         self._reserving = reserving
         self._waiting: deque[_Request] = deque()
         self._arrived = asyncio.Event()
@@ -147,6 +149,8 @@ class Accepter:
         request = _Request(rows, {row.id for row in rows}, keys or {})
         self._waiting.append(request)
         self._arrived.set()
+        if keys:
+            self._on_keys()
         return await request.answer
 
     def _row(self, task: NewTask, index: int, now: datetime) -> store.Row:

@@ -177,6 +177,7 @@ class Manager:
             on_strays=self.rerouter.strayed,
             # Who does not lead hears of ends by news alone, perhaps before it hears of its own commit.
             on_live=lambda ids: self.waiters.accepted(ids) if self.leader.leads else None,
+            on_keys=self.settler.hurry,
             reserving=self.direct.reserving,
         )
         self.cron = DueTimer("cron", CronStep(upkeep, self.leader, self.accepter, sessions).step)

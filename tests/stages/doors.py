@@ -44,6 +44,7 @@ class Door:
             on_deadline=lambda _: None,
             on_strays=lambda _: None,
             on_live=lambda _: None,
+            on_keys=lambda: None,
             reserving=lambda _: nullcontext(),
         )
 

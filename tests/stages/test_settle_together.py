@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -144,6 +144,15 @@ async def test_a_task_that_finds_no_slot_gets_the_one_that_is_free(settling: Set
     await eventually(lambda: settling.commits == [{first}])
     settling.completed(second)  # the other one is still pending: somebody waits for every slot now
     await eventually(lambda: settling.commits == [{first}, {second}])
+
+
+async def test_who_publishes_by_a_key_does_not_find_what_has_ended(settling: Settling) -> None:
+    first, *_ = settling.ids
+    settling.completed(first)
+    await others_ran()
+    assert settling.commits == []
+    await settling.floor.accept(idempotency_key="once", run_at=NOW + timedelta(days=365 * 100))
+    await eventually(lambda: settling.commits == [{first}])
 
 
 async def test_where_there_are_other_managers_nobody_knows_who_waits(settling: Settling) -> None:
