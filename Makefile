@@ -57,7 +57,7 @@ bench: install $(BENCH_STAMP) ## TacoQ beside its peers (QUICK=1: five minutes; 
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 test: install ## the whole test suite (Postgres, RabbitMQ and Redis: found, started or installed)
-	$(PY) scripts/services.py run --no-fsync --redis -- $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PY) scripts/services.py run --no-fsync --redis -- $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: install ## break everything at random under load, for minutes (SEED=1 repeats, FOR=60 seconds)
 	@FAULTS_SEED=$(SEED) FAULTS_SECONDS=$(FOR) $(PY) scripts/services.py run --no-fsync --redis -- $(PY) -m tests.faults $(ARGS)

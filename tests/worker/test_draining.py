@@ -136,7 +136,7 @@ async def test_a_manager_may_ask_it_to_leave(stopped: Stopped, make_broker: Brok
 async def test_a_drained_session_takes_nothing_until_it_is_told_to_go_on(
     stopped: Stopped, make_broker: BrokerFactory
 ) -> None:
-    async with playing(stopped.worker, make_broker, pace=Pace(beat=30.0)) as (session, manager):
+    async with playing(stopped.worker, make_broker, pace=Pace(beat=30.0, slow_run=60.0)) as (session, manager):
         runs = [make_release("deaf") for _ in range(2)]
         waits = [make_release("noop") for _ in range(3)]
         await manager.publish(*runs, *waits)  # in one message, whose ack waits for all of them
