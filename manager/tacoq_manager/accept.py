@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -56,7 +56,7 @@ class Accepter:
 
     `on_lanes`: these lanes got work. `on_due`, `on_deadline`: in so many seconds a task comes due, or expires.
     `on_strays`: workers brought these kinds, to another queue, while tasks of them were under way to the table.
-    `on_live`: these are stored, for the first time. `on_keys`: what is live by its key is about to be looked for.
+    `on_live`: these are stored, for the first time. `before_keys`: awaited before a key is looked for.
     `reserving`: around the statement, what of these rows it may release.
     """
 
@@ -72,7 +72,7 @@ class Accepter:
         on_deadline: Callable[[float], None],
         on_strays: Callable[[set[str]], None],
         on_live: Callable[[Iterable[UUID]], None],
-        on_keys: Callable[[], None],
+        before_keys: Callable[[], Awaitable[None]],
         reserving: Reserving,
     ) -> None:
         self._connection = connection
@@ -85,7 +85,7 @@ class Accepter:
         self._on_deadline = on_deadline
         self._on_strays = on_strays
         self._on_live = on_live
-        self._on_keys = on_keys
+        self._before_keys = before_keys
         self._reserving = reserving
         self._waiting: deque[_Request] = deque()
         self._arrived = asyncio.Event()
@@ -146,11 +146,11 @@ class Accepter:
 
     async def commit(self, rows: list[store.Row], keys: Mapping[UUID, keyed.Keys] | None = None) -> list[Accepted]:
         """Store validated rows, with the keys that some have (by id), as one request of the next group."""
+        if keys:
+            await self._before_keys()
         request = _Request(rows, {row.id for row in rows}, keys or {})
         self._waiting.append(request)
         self._arrived.set()
-        if keys:
-            self._on_keys()
         return await request.answer
 
     def _row(self, task: NewTask, index: int, now: datetime) -> store.Row:

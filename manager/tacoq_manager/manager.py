@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from random import Random
@@ -64,6 +64,8 @@ from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.messages import Fence
 
 log = logging.getLogger("tacoq.manager")
+
+SETTLE_SECONDS = 1.0  # before a publish by a key
 
 
 class Manager:
@@ -177,7 +179,7 @@ class Manager:
             on_strays=self.rerouter.strayed,
             # Who does not lead hears of ends by news alone, perhaps before it hears of its own commit.
             on_live=lambda ids: self.waiters.accepted(ids) if self.leader.leads else None,
-            on_keys=self.settler.hurry,
+            before_keys=self._settle_what_came,
             reserving=self.direct.reserving,
         )
         self.cron = DueTimer("cron", CronStep(upkeep, self.leader, self.accepter, sessions).step)
@@ -326,10 +328,17 @@ class Manager:
 
     # What one stage tells the others.
 
-    def _note(self, lanes: Iterable[Lane]) -> None:
+    def _note(self, lanes: Collection[Lane]) -> None:
         """Tasks wait, perhaps for what has ended and is not settled."""
         self.dispatcher.note(lanes)
-        self.settler.hurry()
+        if lanes:
+            self.settler.hurry()
+
+    async def _settle_what_came(self) -> None:
+        """Or nothing, while Postgres is away: then the statement of who waits for this will tell."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self.settler.caught_up()
 
     async def _look_for_lanes(self) -> None:
         with suppress(DatabaseUnavailable):  # the next recount finds them

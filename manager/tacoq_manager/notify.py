@@ -15,7 +15,6 @@ from tacoq_protocol.http import TaskView, UnknownTask
 log = logging.getLogger("tacoq.notify")
 
 READ_AT_ONCE: Final = 1_000
-KNOWN_LIVE: Final = 20_000  # ids
 REREAD_SECONDS: Final = 2.0  # news may get lost: an answer is then late by this, and no more
 RETRY_SECONDS: Final = 0.5
 
@@ -43,8 +42,9 @@ class Waiters:
         self._ended = ended
         self._on_wait = on_wait
         self._waiting: dict[UUID, list[_Waiter]] = {}
-        # Accepted here and not known to have ended: most waits begin right after, and need not look. The oldest go.
-        self._live: dict[UUID, None] = {}
+        # Accepted here since the last reread, and not known to have ended: most waits begin right after, and need not
+        # look. It is forgotten with each reread, for the news of an end may get lost.
+        self._live: set[UUID] = set()
         # To be read: became final, just waited for, perhaps missed. In this order, each without doubles.
         self._woken: dict[UUID, None] = {}
         self._fresh: dict[UUID, None] = {}
@@ -105,10 +105,8 @@ class Waiters:
             self._leave(waiter)
 
     def accepted(self, ids: Iterable[UUID]) -> None:
-        """These are live, and whoever ends them tells of it."""
-        self._live.update(dict.fromkeys(ids))
-        for id in list(islice(self._live, max(0, len(self._live) - KNOWN_LIVE))):
-            del self._live[id]
+        """These are live now, and whoever ends them tells of it."""
+        self._live.update(ids)
 
     def waits_for(self, id: UUID) -> bool:
         """True when somebody does now: who settles the task may tell of it without a look."""
@@ -119,7 +117,7 @@ class Waiters:
         for view in views:
             self._tell(view.id, view)
         for id in ids:
-            self._live.pop(id, None)
+            self._live.discard(id)
             if id in self._waiting:
                 self._woken[id] = None
         if self._woken:
@@ -134,6 +132,7 @@ class Waiters:
 
     def reread(self) -> int:
         """Look again at all that is waited for. Returns how many that are."""
+        self._live.clear()
         self._again.update(dict.fromkeys(self._waiting))
         if self._again:
             self._work.set()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from time import monotonic
 from typing import Final
 
@@ -33,7 +33,7 @@ class Prompter:
         connection: HotConnection,
         leader: Leader,
         *,
-        on_lanes: Callable[[Iterable[Lane]], None],
+        on_lanes: Callable[[Collection[Lane]], None],
         on_due: Callable[[float], None],
         on_deadline: Callable[[float], None],
         on_missed: Callable[[], None],

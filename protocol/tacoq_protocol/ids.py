@@ -26,8 +26,17 @@ _lock = threading.Lock()
 _last_ms = 0
 _last_tail = 0
 _drawn: list[int] = []  # random numbers to come
-if hasattr(os, "register_at_fork"):  # else parent and child would make the same ids
-    os.register_at_fork(after_in_child=_drawn.clear)
+
+
+def _forget_after_fork() -> None:
+    """Else parent and child make the same ids; and the lock may be held by a thread that is not in the child."""
+    global _lock
+    _lock = threading.Lock()
+    _drawn.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def new_task_id() -> UUID:

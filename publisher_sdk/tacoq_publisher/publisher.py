@@ -133,8 +133,9 @@ class Publisher:
 
         A payload is what pydantic can write as JSON, up to 1 MiB of it. When this returns, the task is durably
         accepted. Calls at the same time share requests; tasks are accepted in the order of the calls, and each call
-        gets its own error. Cancelled, it may or may not publish: with a `task_id` of your own (`new_task_id()`) you
-        can look, or publish it again without harm.
+        gets its own error. Of more than 100 such calls the later ones are prepared while the first are sent: leave
+        their payloads as they are. Cancelled, it may or may not publish: with a `task_id` of your own
+        (`new_task_id()`) you can look, or publish it again without harm.
 
         Raises ConfigurationError for a wrong option, InvalidTask for a wrong kind or payload, TaskConflict
         when `task_id` is taken by another task, TaskExists when `on_conflict` is "reject" and the unique key has a

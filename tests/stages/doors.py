@@ -27,6 +27,9 @@ from tacoq_protocol.states import TaskState
 from tests.support.eventually import eventually
 
 
+async def _nothing() -> None: ...
+
+
 class Door:
     """An accepter whose groups are committed when the test says so."""
 
@@ -44,7 +47,7 @@ class Door:
             on_deadline=lambda _: None,
             on_strays=lambda _: None,
             on_live=lambda _: None,
-            on_keys=lambda: None,
+            before_keys=_nothing,
             reserving=lambda _: nullcontext(),
         )
 

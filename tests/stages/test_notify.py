@@ -131,15 +131,13 @@ async def test_what_has_ended_since_is_looked_for(tasks: Tasks, waiters: Waiters
     assert tasks.asked == [[ended]]
 
 
-async def test_no_more_than_so_many_are_remembered(
-    tasks: Tasks, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tacoq_manager.notify.KNOWN_LIVE", 3)
-    ids = tasks.new(5)
-    waiters.accepted(ids[:2])
-    waiters.accepted(ids[2:])
+async def test_what_has_ended_without_news_is_looked_for_after_the_next_reread(tasks: Tasks, waiters: Waiters) -> None:
+    ids = tasks.new()
+    waiters.accepted(ids)
+    tasks.finish(ids)
     assert await collect(waiters, ids, timeout=0.01) == []
-    assert tasks.asked == [ids[:2]]
+    waiters.reread()
+    assert told_of(await collect(waiters, ids, timeout=0.01)) == set(ids)
 
 
 async def test_a_wait_without_time_looks_for_all(tasks: Tasks, waiters: Waiters) -> None:

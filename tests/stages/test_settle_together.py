@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from tacoq_manager.settle import GATHER_MESSAGES
 from tacoq_manager.store import settle as store
-from tacoq_manager.store.engine import HotConnection
+from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
 from tacoq_manager.transitions import Transition
 from tacoq_protocol import codec
-from tacoq_protocol.http import ErrorInfo
+from tacoq_protocol.http import ErrorInfo, NewTask
+from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.messages import Completed, Failed, Fence, Outcome, Reports, Returned, ReturnReason
 from tests.stages.floor import Floor
 from tests.stages.test_settle import Reported
@@ -147,12 +150,49 @@ async def test_a_task_that_finds_no_slot_gets_the_one_that_is_free(settling: Set
 
 
 async def test_who_publishes_by_a_key_does_not_find_what_has_ended(settling: Settling) -> None:
-    first, *_ = settling.ids
-    settling.completed(first)
+    (holder,) = await settling.floor.accept(unique=True)
+    assert await settling.floor.dispatch() == 1
+    settling.completed(holder)
     await others_ran()
     assert settling.commits == []
-    await settling.floor.accept(idempotency_key="once", run_at=NOW + timedelta(days=365 * 100))
-    await eventually(lambda: settling.commits == [{first}])
+    accepting = asyncio.create_task(settling.manager.accepter.run())
+    (answer,) = await settling.manager.accepter.accept(
+        [NewTask(id=new_task_id(), kind="k", payload=msgspec.Raw(b"1"), queue="default", unique=True)]
+    )
+    accepting.cancel()
+    assert (answer.id != holder, answer.duplicate, settling.commits) == (True, False, [{holder}])
+
+
+async def test_a_publish_by_a_key_does_not_wait_for_ever(settling: Settling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Postgres is away nothing is settled; the publish is to hear of that."""
+
+    async def away(*_: object) -> list[store.Applied]:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr("tacoq_manager.settle.store.apply", away)
+    monkeypatch.setattr("tacoq_manager.manager.SETTLE_SECONDS", 0.05)
+    settling.completed(settling.ids[0])
+    async with asyncio.timeout(5):
+        await settling.manager._settle_what_came()
+    assert await settling.floor.state(settling.ids[0]) == "queued"
+
+
+async def test_what_comes_during_a_commit_waits_for_others_too(
+    settling: Settling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, *_ = settling.ids
+    apply: Callable[..., Awaitable[list[store.Applied]]] = store.apply
+
+    async def more_comes(*arguments: Any) -> list[store.Applied]:
+        settling.completed(second)
+        return await apply(*arguments)
+
+    monkeypatch.setattr("tacoq_manager.settle.store.apply", more_comes)
+    settling.completed(first)
+    settling.manager.settler.hurry()
+    await eventually(lambda: settling.commits)
+    await others_ran()
+    assert settling.commits == [{first}]
 
 
 async def test_where_there_are_other_managers_nobody_knows_who_waits(settling: Settling) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from struct import pack
 from types import SimpleNamespace
 from typing import Any, cast
@@ -31,9 +30,9 @@ class World:
         self.session = Session(self.wire, channel, "queue", self.came.append)
         self.prefetch = prefetch
 
-    async def deliver(self, count: int) -> None:
+    async def deliver(self, count: int, *, first: int = 1) -> None:
         await self.session.consume(self.prefetch)
-        for tag in range(1, count + 1):
+        for tag in range(first, first + count):
             _, _, _, *content = frames.message_frames(CHANNEL, Outgoing("x", "k", "f/1", b"1"), 7, FRAME_MAX)
             deliver = b"\x05tag-1" + pack(">QB", tag, False) + b"\x01x\x01k"
             self.wire.data_received(method_frame(CHANNEL, frames.DELIVER, deliver) + b"".join(content))
@@ -43,55 +42,65 @@ async def _done(*_: object, **__: object) -> None:
     """The broker says yes."""
 
 
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets how long acks wait; for the rest of the test unless it says so."""
-
-    def wait(seconds: float) -> None:
-        monkeypatch.setattr(consuming, "ACK_SECONDS", seconds)
-
-    wait(600.0)
-    return wait
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for others does so for the rest of the test, unless it says otherwise."""
+    monkeypatch.setattr(consuming, "ACK_SECONDS", 600.0)
 
 
-async def test_acks_of_several_turns_are_one_frame(later: Callable[[float], None]) -> None:
-    later(0.05)
-    world = World()
-    await world.deliver(3)
-    for delivery in world.came:
+async def ack(*deliveries: RabbitDelivery) -> None:
+    """Each in a turn of the loop of its own."""
+    for delivery in deliveries:
         delivery.ack()
         await others_ran()
+
+
+async def test_acks_of_several_turns_are_one_frame() -> None:
+    world = World()
+    await world.deliver(3)
+    await ack(*world.came)
     assert world.socket.written == b""
-    await eventually(lambda: world.socket.written)
+    world.session.flush()
     assert world.socket.written == frames.ack_frame(CHANNEL, 3, multiple=True)
 
 
-@pytest.mark.usefixtures("later")
-async def test_acks_do_not_wait_while_they_keep_a_quarter_of_the_prefetch() -> None:
+async def test_acks_do_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consuming, "ACK_SECONDS", 0.01)
     world = World()
-    await world.deliver(11)
-    for delivery in world.came[:9]:
-        delivery.ack()
-        await others_ran()
+    await world.deliver(1)
+    await ack(*world.came)
+    await eventually(lambda: world.socket.written == frames.ack_frame(CHANNEL, 1, multiple=False))
+
+
+async def test_an_ack_does_not_wait_while_more_than_half_of_the_prefetch_is_taken() -> None:
+    """The broker holds back what would be given for it."""
+    world = World()
+    await world.deliver(PREFETCH // 2 + 1)
+    await ack(world.came[0])
+    assert world.socket.written == frames.ack_frame(CHANNEL, 1, multiple=False)
+    await ack(world.came[1])
+    assert world.socket.written == frames.ack_frame(CHANNEL, 1, multiple=False), "half of it is free now"
+
+
+async def test_acks_that_wait_do_so_no_longer_when_the_prefetch_fills_up() -> None:
+    world = World()
+    await world.deliver(2)
+    await ack(*world.came)
+    await world.deliver(PREFETCH // 2 - 2, first=3)
+    await others_ran()
     assert world.socket.written == b""
-    world.came[9].ack()
+    await world.deliver(1, first=PREFETCH // 2 + 1)
     await others_ran()
-    assert world.socket.written == frames.ack_frame(CHANNEL, 10, multiple=True)
-    world.came[10].ack()
-    await others_ran()
-    assert world.socket.written == frames.ack_frame(CHANNEL, 10, multiple=True), "and then they wait again"
+    assert world.socket.written == frames.ack_frame(CHANNEL, 2, multiple=True)
 
 
-@pytest.mark.usefixtures("later")
 async def test_the_ack_of_a_consumer_that_takes_one_at_a_time_never_waits() -> None:
     world = World(prefetch=1)
     await world.deliver(1)
-    world.came[0].ack()
-    await others_ran()
+    await ack(*world.came)
     assert world.socket.written == frames.ack_frame(CHANNEL, 1, multiple=False)
 
 
-@pytest.mark.usefixtures("later")
 async def test_a_reject_takes_the_acks_before_it_along() -> None:
     world = World()
     await world.deliver(2)
@@ -99,12 +108,3 @@ async def test_a_reject_takes_the_acks_before_it_along() -> None:
     world.came[1].reject()
     await others_ran()
     assert world.socket.written == frames.reject_frame(CHANNEL, 2) + frames.ack_frame(CHANNEL, 1, multiple=False)
-
-
-@pytest.mark.usefixtures("later")
-async def test_a_consumer_that_stops_waits_for_no_more_acks() -> None:
-    world = World(prefetch=None)
-    await world.deliver(1)
-    world.came[0].ack()
-    world.session.flush()
-    assert world.socket.written == frames.ack_frame(CHANNEL, 1, multiple=False)

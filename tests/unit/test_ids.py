@@ -53,7 +53,7 @@ from tacoq_protocol import ids
 ids.time.time_ns = lambda: 0
 ids.new_task_id()
 child = os.fork()
-print(ids.new_task_id(), flush=True)
+os.write(1, f"{ids.new_task_id()}\\n".encode())
 if child:
     os.waitpid(child, 0)
 """

@@ -48,9 +48,14 @@ class Acks:
         return True
 
     @property
-    def waiting(self) -> int:
-        """How many tags `take` is to tell of."""
-        return len(self._news)
+    def any(self) -> bool:
+        """True when `take` has something to return."""
+        return bool(self._news)
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries of which the broker does not know that they are settled."""
+        return len(self._open) + len(self._news)
 
     def take(self) -> list[tuple[int, bool]]:
         """Return the acks to be sent now, as (tag, multiple).

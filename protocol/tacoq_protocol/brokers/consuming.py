@@ -22,8 +22,8 @@ from tacoq_protocol.topology import Queue
 log = logging.getLogger("tacoq.broker")
 
 # Acks wait for others to come with them: each that is sent costs the broker almost as much as a message. A broker that
-# hears of them late gives more of them again after a crash, which is told from what is new. They never wait while they
-# keep a good part of the prefetch.
+# hears of them late gives more of them again after a crash, which is told from what is new. They do not wait where the
+# broker would soon hold messages back for them: while they take part in filling more than half of the prefetch.
 ACK_SECONDS: Final = 0.05
 CONSUMER_TAG: Final = "tacoq"  # one consumer a channel at a time: only its earlier ones have to be told from it
 
@@ -132,7 +132,7 @@ class Session:
     def ack(self, tag: int, *, multiple: bool) -> None:
         if not self._acks.ack(tag, multiple=multiple):
             return
-        if self._prefetch is not None and 4 * self._acks.waiting >= self._prefetch:
+        if self._fills_up:
             self._write_soon()
         elif self._writing is None:
             self._writing = self._loop.call_later(ACK_SECONDS, self.flush)
@@ -171,11 +171,17 @@ class Session:
             return
         delivery = RabbitDelivery(self, tag, redelivered=redelivered, format=self._format, body=body)
         self._acks.delivered(tag)
+        if self._acks.any and self._fills_up:
+            self._write_soon()
         try:
             self._on_delivery(delivery)
         except Exception:
             # A promise of the port's user is broken. The message stays unacked; the others must not suffer.
             log.exception("delivery callback failed")
+
+    @property
+    def _fills_up(self) -> bool:
+        return self._prefetch is not None and 2 * self._acks.unsettled > self._prefetch
 
     def _write_soon(self) -> None:
         # Once for all the acks of a turn of the loop.
