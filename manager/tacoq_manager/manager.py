@@ -71,7 +71,7 @@ SETTLE_SECONDS = 1.0  # before a publish by a key
 class Manager:
     """One manager process without its HTTP door. `id` is new at every start."""
 
-    teller: Teller
+    teller: Teller  # made last: what is made before it tells by way of it
 
     def __init__(self, settings: Settings, broker: Broker) -> None:
         self.id = uuid4()
