@@ -18,9 +18,8 @@ class PublisherSettings(BaseSettings):
 
     @field_validator("manager_url")
     @classmethod
-    def _is_http_url(cls, value: str) -> str:
-        HttpUrl(value)
-        return value.rstrip("/")
+    def _as_http_url(cls, value: str) -> str:
+        return str(HttpUrl(value)).rstrip("/")
 
     @field_validator("api_key")
     @classmethod

@@ -1,8 +1,8 @@
 """Transport: requests in, answers out; away, busy and broken managers are tried again until a deadline.
 
-The one file that speaks HTTP. It knows statuses that mean "not now" (5xx, 429) and nothing about tasks: any
-other answer is handed back for `manager.py` to read. A request is sent again with the same bytes, so its
-caller must have made it safe to arrive twice, or say `resend=False`.
+It knows statuses that mean "not now" (5xx, 429) and nothing about tasks: any other answer is handed back for
+`manager.py` to read. A request is sent again with the same bytes, so its caller must have made it safe to arrive
+twice, or say `resend=False`.
 """
 
 from __future__ import annotations
@@ -10,27 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, NamedTuple, Self
-
-import aiohttp
+from urllib.parse import urlencode, urlsplit
 
 from tacoq_protocol.errors import ManagerUnavailable
+from tacoq_publisher.connections import Connections
 from tacoq_publisher.errors import PublisherClosed, read_problem, shown
+from tacoq_publisher.http1 import Connection, Fault
 from tacoq_publisher.settings import PublisherSettings
 
 log = logging.getLogger("tacoq.publisher")
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
-_CONNECT_SECONDS: Final = 5.0
-# Below the 5 s after which uvicorn closes an idle connection: a request never meets one that is just being
-# closed.
-_KEEP_IDLE_SECONDS: Final = 4.0
-_SLICE_BYTES: Final = 256 * 1024
-
 
 Query = Mapping[str, str | list[str]]
 
@@ -40,19 +35,6 @@ class Answer(NamedTuple):
 
     status: int
     body: bytes
-
-
-class Fault(Exception):
-    """One try that came to nothing. `sent`: the manager may have done what was asked.
-
-    `pause`: it asked for that many seconds.
-    """
-
-    def __init__(self, reason: str, *, sent: bool, status: int | None = None, pause: float | None = None) -> None:
-        super().__init__(reason)
-        self.sent = sent
-        self.status = status
-        self.pause = pause
 
 
 class Backoff:
@@ -75,17 +57,15 @@ class Transport:
     """
 
     def __init__(self, settings: PublisherSettings, *, retry_for: float, try_seconds: float) -> None:
-        self.url = settings.manager_url
+        parts = urlsplit(settings.manager_url)
+        self.url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # as it is told: without a password
         self.retry_for = retry_for
         self.try_seconds = try_seconds
         headers = {"User-Agent": "tacoq-publisher"}
         if settings.api_key:
             headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_IDLE_SECONDS),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._connections = Connections(settings.manager_url, headers)
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,7 +77,8 @@ class Transport:
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
-        await self._session.close()
+        self._closed = True
+        await self._connections.close()
 
     async def request(
         self,
@@ -146,17 +127,16 @@ class Transport:
 
         Raises Fault, also from the iterator: the connection broke, or nothing came for `silence` seconds.
         """
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence)
-        with _faults():
-            response = await self._send("POST", path, body, None, timeout)
-        try:
-            if response.status == 200:
-                yield _lines(response)
+        self._see_that_it_is_open()
+        async with self._connections.stream("POST", f"/v1{path}", body, silence) as connection:
+            async with _noticing(silence):
+                status = await connection.head()
+            if status == 200:
+                yield _lines(connection, silence)
             else:
-                with _faults():
-                    yield _answer(response, await response.read())
-        finally:
-            response.close()  # what was not read is of no use: the connection is not kept
+                async with _noticing(silence):
+                    whole = await connection.body()
+                yield _answer(connection, whole)
 
     def unavailable(self, action: str, fault: Fault, *, outcome: str) -> ManagerUnavailable:
         """Return the error for `action` given up after `fault`, the last one; `outcome` is what became of it."""
@@ -168,63 +148,31 @@ class Transport:
         )
 
     async def _try(self, method: str, path: str, body: bytes | None, query: Query | None, seconds: float) -> Answer:
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
-        with _faults():
-            response = await self._send(method, path, body, query, timeout)
-            async with response:
-                return _answer(response, await response.read())
+        self._see_that_it_is_open()
+        target = f"/v1{path}?{urlencode(query, doseq=True)}" if query else f"/v1{path}"
+        return _answer(*await self._connections.ask(method, target, body, seconds))
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        query: Query | None,
-        timeout: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        if self._session.closed:
+    def _see_that_it_is_open(self) -> None:
+        if self._closed:
             raise PublisherClosed("the Publisher that this belongs to was closed")
-        headers = {}
-        if body is not None:
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        return await self._session.request(
-            method,
-            f"{self.url}/v1{path}",
-            data=_slices(body) if body is not None and len(body) > _SLICE_BYTES else body,
-            params=query,
-            headers=headers,
-            allow_redirects=False,
-            timeout=timeout,
-        )
 
 
-async def _slices(body: bytes) -> AsyncIterator[bytes]:
-    """Give a large body in parts, so that the loop has other things done in between."""
-    for start in range(0, len(body), _SLICE_BYTES):
-        yield body[start : start + _SLICE_BYTES]
-
-
-@contextmanager
-def _faults() -> Iterator[None]:
-    """Turn what can happen to a connection into a Fault, which says it all: their tracebacks show asyncio."""
+@asynccontextmanager
+async def _noticing(silence: float) -> AsyncIterator[None]:
+    """Make it a Fault when nothing comes for so many seconds."""
     try:
-        yield
-    except aiohttp.ClientConnectorError as error:
-        raise Fault(f"cannot connect ({error.strerror or error})", sent=False) from None
-    except aiohttp.ConnectionTimeoutError:
-        raise Fault("cannot connect (no answer in time)", sent=False) from None
+        async with asyncio.timeout(silence):
+            yield
     except TimeoutError:
         raise Fault("no answer in time", sent=True) from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise Fault(f"the connection broke ({str(error) or type(error).__name__})", sent=True) from None
 
 
-def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:
-    status = response.status
+def _answer(connection: Connection, body: bytes) -> Answer:
+    status = connection.status
     if status < 500 and status != 429:
         return Answer(status, body)
     problem = read_problem(body)
-    after = response.headers.get("Retry-After", "")
+    after = connection.retry_after
     raise Fault(
         f"it answered {status} ({problem.detail if problem else shown(body)})",
         sent=status != 429,
@@ -233,15 +181,18 @@ def _answer(response: aiohttp.ClientResponse, body: bytes) -> Answer:
     )
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _lines(connection: Connection, silence: float) -> AsyncIterator[bytes]:
     """Give complete lines, all that are there; a line may be of many chunks."""
     begun: list[bytes] = []
-    with _faults():
-        async for chunk in response.content.iter_any():
-            end = chunk.rfind(b"\n") + 1
-            if end:
-                yield b"".join((*begun, chunk[:end]))
-                begun.clear()
-            begun.append(chunk[end:])
+    while True:
+        async with _noticing(silence):
+            chunk = await connection.chunk()
+        if not chunk:
+            break
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            yield b"".join((*begun, chunk[:end]))
+            begun.clear()
+        begun.append(chunk[end:])
     if b"".join(begun).strip():
         raise Fault("the stream was cut in the middle of a line", sent=True)

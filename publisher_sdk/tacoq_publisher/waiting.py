@@ -20,8 +20,9 @@ from uuid import UUID
 from tacoq_protocol.errors import TacoqError
 from tacoq_protocol.http import MAX_WAIT_TASKS, TaskView
 from tacoq_publisher.errors import own_copy
+from tacoq_publisher.http1 import Fault
 from tacoq_publisher.manager import Manager, WaitLine
-from tacoq_publisher.transport import Backoff, Fault, Transport
+from tacoq_publisher.transport import Backoff, Transport
 
 log = logging.getLogger("tacoq.publisher")
 

@@ -149,4 +149,11 @@ async def test_a_manager_that_is_away_is_told_without_the_way_through_the_http_c
         ):
             with pytest.raises(ManagerUnavailable, match="cannot connect") as caught:
                 await publish
-            assert "aiohttp" not in "".join(traceback.format_exception(caught.value))
+            assert "http1.py" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_password_in_the_address_is_not_told() -> None:
+    async with Publisher("http://taco:secret@127.0.0.1:9", retry_for=0) as publisher:
+        with pytest.raises(ManagerUnavailable, match=r"manager at http://127\.0\.0\.1:9 was") as caught:
+            await publisher.publish("add")
+        assert "secret" not in str(caught.value)

@@ -16,10 +16,10 @@ def test_without_anything_the_manager_is_at_home() -> None:
 
 
 def test_arguments_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TACOQ_MANAGER_URL", "http://tacoq.example:80/behind/a/proxy/")
+    monkeypatch.setenv("TACOQ_MANAGER_URL", "http://tacoq.example:8080/behind/a/proxy/")
     monkeypatch.setenv("TACOQ_API_KEY", "from-outside")
     settings = load_settings()
-    assert settings.manager_url == "http://tacoq.example:80/behind/a/proxy"
+    assert settings.manager_url == "http://tacoq.example:8080/behind/a/proxy"
     assert settings.api_key is not None
     assert settings.api_key.get_secret_value() == "from-outside"
     settings = load_settings("https://other.example", "given")
