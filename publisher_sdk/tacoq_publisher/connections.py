@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import aiohappyeyeballs
 
-from tacoq_publisher.http1 import Connection, Fault
+from tacoq_publisher.http1 import Connection, Fault, Reply
 
 CONNECT_SECONDS: Final = 5.0
 # Below the 5 s after which uvicorn closes an idle connection: a request never meets one that is just being closed.
@@ -48,43 +48,36 @@ class Connections:
         self._open: set[Connection] = set()
         self._none_open = asyncio.Event()
         self._none_open.set()
-        self._closed = False
+        self.closed = False
         self._idle: list[Connection] = []  # the last one used is the next
 
-    async def ask(self, method: str, target: str, body: bytes | None, seconds: float) -> tuple[Connection, bytes]:
-        """Send a request, return its answer, of which only the body is needed any more, within so many seconds.
-
-        Raises Fault.
-        """
+    async def ask(self, method: str, target: str, body: bytes | None, seconds: float) -> Reply:
+        """Send a request and return its answer, within so many seconds. Raises Fault."""
         deadline = asyncio.get_running_loop().time() + seconds
         connection = await self._take(deadline)
         try:
             async with asyncio.timeout_at(deadline):
                 await connection.send(self._head(method, target, body), body or b"")
-                answer = await connection.body()
+                return await connection.reply()
         except TimeoutError:
             raise Fault("no answer in time", sent=True) from None
         finally:
             self._give_back(connection)
-        return connection, answer
 
     @asynccontextmanager
     async def stream(self, method: str, target: str, body: bytes | None, seconds: float) -> AsyncIterator[Connection]:
         """Send a request within so many seconds; what its answer brings is read by the caller. Raises Fault."""
         connection = await self._take(None)
         try:
-            try:
-                async with asyncio.timeout(seconds):
-                    await connection.send(self._head(method, target, body), body or b"")
-            except TimeoutError:
-                raise Fault("it takes no more of the request", sent=True) from None
+            async with noticing(seconds):
+                await connection.send(self._head(method, target, body), body or b"")
             yield connection
         finally:
             self._give_back(connection)
 
     async def close(self) -> None:
         """Close all of them, whatever is under way. Idempotent."""
-        self._closed = True
+        self.closed = True
         self._idle.clear()
         for connection in list(self._open):
             connection.close()
@@ -131,7 +124,7 @@ class Connections:
             connection.close()  # before the socket: a transport that still reads would read another's with its number
             sock.close()
             raise
-        if self._closed:
+        if self.closed:
             connection.close()
             raise Fault("cannot connect (all connections were closed)", sent=False)
         self._open.add(connection)
@@ -139,7 +132,7 @@ class Connections:
         return connection
 
     def _give_back(self, connection: Connection) -> None:
-        if self._closed or not connection.can_be_kept:
+        if self.closed or not connection.can_be_kept:
             connection.close()
             return
         connection.idle_since = asyncio.get_running_loop().time()
@@ -153,6 +146,16 @@ class Connections:
             self._none_open.set()
         if connection in self._idle:
             self._idle.remove(connection)
+
+
+@asynccontextmanager
+async def noticing(silence: float) -> AsyncIterator[None]:
+    """Make it a Fault when what is awaited does not come for so many seconds."""
+    try:
+        async with asyncio.timeout(silence):
+            yield
+    except TimeoutError:
+        raise Fault("no answer in time", sent=True) from None
 
 
 def _tls() -> ssl.SSLContext:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import httptools
 
@@ -29,13 +29,21 @@ class Fault(Exception):
         self.pause = pause
 
 
+class Reply(NamedTuple):
+    """A whole answer. `retry_after`: that header as it was sent."""
+
+    status: int
+    body: bytes
+    retry_after: str
+
+
 class Connection(asyncio.Protocol):
-    """One connection. Of the answer under way: `status`, 0 before its head, and `retry_after`, as it was sent."""
+    """One connection."""
 
     def __init__(self, on_lost: Callable[[Connection], None]) -> None:
         self.idle_since = 0.0
-        self.status = 0
-        self.retry_after = ""
+        self._status = 0  # of the answer under way, once its head is there
+        self._retry_after = ""
         self._on_lost = on_lost
         self._transport = cast("asyncio.Transport", None)  # until it is made
         self._loop = asyncio.get_running_loop()
@@ -55,7 +63,7 @@ class Connection(asyncio.Protocol):
 
     async def send(self, head: bytes, body: bytes) -> None:
         """Write a request; what is read from now on is its answer. A large body leaves in parts: others have turns."""
-        self.status, self.retry_after = 0, ""
+        self._status, self._retry_after = 0, ""
         self._has_end = self._ended = self._keeps = self._sent = False
         if len(body) <= _SLICE_BYTES:
             self._transport.write(head + body)
@@ -71,9 +79,9 @@ class Connection(asyncio.Protocol):
 
     async def head(self) -> int:
         """Return the status as soon as it is there. Raises Fault."""
-        while not self.status:
+        while not self._status:
             await self._more()
-        return self.status
+        return self._status
 
     async def chunk(self) -> bytes:
         """Return what of the body came since the last call, as soon as there is something; b"" at its end.
@@ -90,12 +98,12 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def body(self) -> bytes:
-        """Return the whole body. Raises Fault."""
+    async def reply(self) -> Reply:
+        """Return the whole answer. Raises Fault."""
         chunks = []
         while chunk := await self.chunk():
             chunks.append(chunk)
-        return b"".join(chunks)
+        return Reply(self._status, b"".join(chunks), self._retry_after)
 
     @property
     def can_be_kept(self) -> bool:
@@ -161,7 +169,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         # TLS tells of its end some turns later: no request may be sent meanwhile.
         self._left = True
-        if self.status and not self._has_end and self._broken is None:
+        if self._status and not self._has_end and self._broken is None:
             self._ended = True
         self._break("it was closed")
         self._room.set()
@@ -184,18 +192,18 @@ class Connection(asyncio.Protocol):
         if name in _HAS_AN_END:
             self._has_end = True
         elif name == b"retry-after":
-            self.retry_after = value.decode("latin-1")
+            self._retry_after = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        if self.status < 200:  # another head follows
-            self.status, self.retry_after, self._has_end = 0, "", False
+        self._status = self._parser.get_status_code()
+        if self._status < 200:  # another head follows
+            self._status, self._retry_after, self._has_end = 0, "", False
 
     def on_body(self, body: bytes) -> None:
         self._chunks.append(body)
         self._unread += len(body)
 
     def on_message_complete(self) -> None:
-        if self.status:
+        if self._status:
             self._ended, self._keeps = True, self._parser.should_keep_alive()
             self._room.set()  # nobody may read the rest of the request

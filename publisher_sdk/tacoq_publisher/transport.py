@@ -17,9 +17,9 @@ from typing import Final, NamedTuple, Self
 from urllib.parse import urlencode, urlsplit
 
 from tacoq_protocol.errors import ManagerUnavailable
-from tacoq_publisher.connections import Connections
+from tacoq_publisher.connections import Connections, noticing
 from tacoq_publisher.errors import PublisherClosed, read_problem, shown
-from tacoq_publisher.http1 import Connection, Fault
+from tacoq_publisher.http1 import Connection, Fault, Reply
 from tacoq_publisher.settings import PublisherSettings
 
 log = logging.getLogger("tacoq.publisher")
@@ -65,7 +65,6 @@ class Transport:
         if settings.api_key:
             headers["Authorization"] = f"Bearer {settings.api_key.get_secret_value()}"
         self._connections = Connections(settings.manager_url, headers)
-        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -77,7 +76,6 @@ class Transport:
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
-        self._closed = True
         await self._connections.close()
 
     async def request(
@@ -129,14 +127,14 @@ class Transport:
         """
         self._see_that_it_is_open()
         async with self._connections.stream("POST", f"/v1{path}", body, silence) as connection:
-            async with _noticing(silence):
+            async with noticing(silence):
                 status = await connection.head()
             if status == 200:
                 yield _lines(connection, silence)
             else:
-                async with _noticing(silence):
-                    whole = await connection.body()
-                yield _answer(connection, whole)
+                async with noticing(silence):
+                    reply = await connection.reply()
+                yield _answer(reply)
 
     def unavailable(self, action: str, fault: Fault, *, outcome: str) -> ManagerUnavailable:
         """Return the error for `action` given up after `fault`, the last one; `outcome` is what became of it."""
@@ -150,29 +148,18 @@ class Transport:
     async def _try(self, method: str, path: str, body: bytes | None, query: Query | None, seconds: float) -> Answer:
         self._see_that_it_is_open()
         target = f"/v1{path}?{urlencode(query, doseq=True)}" if query else f"/v1{path}"
-        return _answer(*await self._connections.ask(method, target, body, seconds))
+        return _answer(await self._connections.ask(method, target, body, seconds))
 
     def _see_that_it_is_open(self) -> None:
-        if self._closed:
+        if self._connections.closed:
             raise PublisherClosed("the Publisher that this belongs to was closed")
 
 
-@asynccontextmanager
-async def _noticing(silence: float) -> AsyncIterator[None]:
-    """Make it a Fault when nothing comes for so many seconds."""
-    try:
-        async with asyncio.timeout(silence):
-            yield
-    except TimeoutError:
-        raise Fault("no answer in time", sent=True) from None
-
-
-def _answer(connection: Connection, body: bytes) -> Answer:
-    status = connection.status
+def _answer(reply: Reply) -> Answer:
+    status, body, after = reply
     if status < 500 and status != 429:
         return Answer(status, body)
     problem = read_problem(body)
-    after = connection.retry_after
     raise Fault(
         f"it answered {status} ({problem.detail if problem else shown(body)})",
         sent=status != 429,
@@ -185,7 +172,7 @@ async def _lines(connection: Connection, silence: float) -> AsyncIterator[bytes]
     """Give complete lines, all that are there; a line may be of many chunks."""
     begun: list[bytes] = []
     while True:
-        async with _noticing(silence):
+        async with noticing(silence):
             chunk = await connection.chunk()
         if not chunk:
             break

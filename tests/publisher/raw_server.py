@@ -171,8 +171,8 @@ async def opened(script: Script) -> AsyncIterator[tuple[RawServer, Connections]]
 async def ask(
     connections: Connections, body: bytes | None = None, seconds: float = 10.0, target: str = "/"
 ) -> tuple[int, bytes]:
-    connection, answer = await connections.ask("POST", target, body, seconds)
-    return connection.status, answer
+    reply = await connections.ask("POST", target, body, seconds)
+    return reply.status, reply.body
 
 
 def under_uvloop(scenario: Callable[[], Coroutine[object, object, None]]) -> None:

@@ -248,7 +248,7 @@ async def test_closing_ends_idle_and_busy_connections() -> None:
 async def test_an_answer_without_length_is_not_taken_for_whole_when_this_side_closes() -> None:
     async with opened(then_nothing(b"HTTP/1.0 200 OK\r\n\r\nhal")) as (_, connections):
         asking = asyncio.create_task(ask(connections))
-        await eventually(lambda: any(connection.status for connection in connections._open))
+        await eventually(lambda: any(connection._status for connection in connections._open))
         await connections.close()
         with pytest.raises(Fault, match="it was closed"):
             await asking

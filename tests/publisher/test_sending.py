@@ -176,7 +176,7 @@ async def test_a_connection_whose_request_was_cancelled_half_sent_is_not_used_ag
         asking = asyncio.create_task(ask(connections, bytes(20 * MIB)))
         await eventually(stands_still(connections))
         stuck.set()
-        await eventually(lambda: any(connection.status for connection in connections._open) or asking.done())
+        await eventually(lambda: any(connection._status for connection in connections._open) or asking.done())
         asking.cancel()
         await asyncio.wait([asking])
         assert await ask(connections) == (200, b"ok")
