@@ -82,19 +82,26 @@ async def test_holds_of_two_managers_wait_for_each_other_in_one_order(floor: Flo
     await lock.execute("INSERT INTO holds VALUES ('default', 'k', 'b', now() + interval '1 minute')")
     asked = [store.Hold(Fence(task_id, 1), 90.0, True) for task_id in ids]
     holding = asyncio.create_task(store.hold(floor.manager.database.settle, asked))
-
-    async def it_waits() -> bool:
-        found = await floor.connection.fetch(
-            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return bool(found)
-
-    await eventually(it_waits)
+    await eventually(lambda: _somebody_waits(floor))
     await lock.execute("SET LOCAL lock_timeout = '500ms'")
     await lock.execute("UPDATE leader SET limits = limits + 1")
     await lock.execute("COMMIT")
     held, version = await holding
     assert (len(held), version) == (2, 2)
+
+
+async def test_holds_are_let_go_in_the_order_in_which_they_are_made(floor: Floor, lock: Any) -> None:
+    """Not in that of the heap: a hold that has the first and waits for the second would wait in a circle."""
+    for key in "ba":
+        await floor.connection.execute("INSERT INTO holds VALUES ('default', 'k', $1, now() + interval '1 h')", key)
+    await floor.connection.execute("ANALYZE holds")  # a scan of the heap is planned for so few
+    await lock.execute("SELECT FROM holds WHERE fairness_key = 'a' FOR UPDATE")
+    letting_go = asyncio.create_task(floor.manager.limiting.let_go(FLOW))
+    await eventually(lambda: _somebody_waits(floor))
+    await lock.execute("SELECT FROM holds WHERE fairness_key = 'b' FOR UPDATE NOWAIT")
+    await lock.execute("COMMIT")
+    await letting_go
+    assert await floor.connection.fetch("SELECT FROM holds") == []
 
 
 async def test_hold_that_is_over_is_forgotten(floor: Floor) -> None:
@@ -147,3 +154,8 @@ async def test_hold_for_no_time_that_there_is_takes_no_other_with_it(floor: Floo
     await accept_keyed(floor, 1, "a", "b", "c")
     assert await floor.dispatch() == 1
     assert floor.releases[-1].payload == b'"b"'
+
+
+async def _somebody_waits(floor: Floor) -> bool:
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return bool(await floor.connection.fetch(waiting))
