@@ -51,7 +51,7 @@ from tacoq_manager.store.results import STEP_SECONDS as RESULTS_SECONDS
 from tacoq_manager.store.results import results_of
 from tacoq_manager.tell import Teller
 from tacoq_manager.unpublished import Unpublished
-from tacoq_manager.upkeep import deaf, partitions, prune, recount, unserved
+from tacoq_manager.upkeep import deaf, prune, recount, retention, unserved
 from tacoq_manager.upkeep.cron import CronStep
 from tacoq_manager.upkeep.expire import Expiry
 from tacoq_manager.upkeep.leader import Leader
@@ -257,7 +257,7 @@ class Manager:
         Raises DatabaseUnavailable, ConfigurationError.
         """
         await self.results.open()
-        await self._partitions()  # before a report is consumed: what ends today has its place
+        await self._keep()  # before a report is consumed: what ends today has its place
         await self.broker.start()
         self.broker.on_state(lambda _state: self.dispatcher.wake())
         await self.broker.declare(
@@ -289,7 +289,7 @@ class Manager:
         pruning = partial(prune.step, self.database.upkeep)
         begin("prune", run_every(prune.STEP_SECONDS, "prune", self._while_leading(pruning)))
         begin("unserved", run_every(unserved.STEP_SECONDS, "unserved", self._while_leading(self.unserved.step)))
-        begin("partitions", run_every(partitions.STEP_SECONDS, "partitions", self._while_leading(self._partitions)))
+        begin("retention", run_every(retention.STEP_SECONDS, "retention", self._while_leading(self._keep)))
 
     async def stop(self) -> None:
         """End the stages in the order of a task's life, so that what was taken in is finished. Idempotent."""
@@ -323,8 +323,8 @@ class Manager:
     async def _dead_letters(self) -> int:
         return await self.dead_letters.count() if self.broker.state is not LinkState.CLOSED else 0
 
-    async def _partitions(self) -> int:
-        return await partitions.step(self.database, retention=self.settings.retention)
+    async def _keep(self) -> int:
+        return await retention.step(self.database, retention=self.settings.retention)
 
     # What one stage tells the others.
 

@@ -15,7 +15,7 @@ from tacoq_manager.store import history, tasks
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.history import drop_partitions, ensure_partitions
 from tacoq_manager.store.schema import PARTITIONED
-from tacoq_manager.upkeep import partitions
+from tacoq_manager.upkeep import retention
 from tests.manager.rows import id_at, insert_final
 from tests.support import eventually
 
@@ -195,5 +195,5 @@ async def test_a_partition_left_detached_by_a_crash_is_finished(store: Database)
 
 async def test_the_step_makes_and_drops(store: Database) -> None:
     await ensure_partitions(store, LONG_AGO.date(), days_ahead=0)
-    assert await partitions.step(store, retention=timedelta(days=30), now=NOW) == 9 * len(PARTITIONED)
-    assert await partitions.step(store, retention=timedelta(days=30), now=NOW) == 0
+    assert await retention.step(store, retention=timedelta(days=30), now=NOW) == 9 * len(PARTITIONED)
+    assert await retention.step(store, retention=timedelta(days=30), now=NOW) == 0

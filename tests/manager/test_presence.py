@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 
 from tacoq_manager import registrar
 from tacoq_manager.sessions import LEASE_SECONDS
-from tacoq_manager.store import registry
+from tacoq_manager.store import limits, registry
+from tacoq_manager.store.claim import Flow
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
+from tacoq_manager.upkeep import retention
 from tacoq_protocol import codec
 from tacoq_protocol.broker import Consumer, Delivery
 from tacoq_protocol.brokers.memory import MemoryBroker, MemoryHub
+from tacoq_protocol.limits import KindLimits
 from tacoq_protocol.messages import (
     Introduce,
     KindSpec,
@@ -78,6 +83,47 @@ async def test_kinds_of_before_are_known_from_the_registry(hub: MemoryHub, store
     assert listener.sessions.spec("slow", "old") == KindSpec("old", on_lost="fail")
     assert listener.sessions.queue_of_kind("old") == "slow"
     await listener.stop()
+
+
+async def test_what_is_long_out_of_use_is_forgotten(store: Database) -> None:
+    """Sessions that ended, by the retention; kinds a month after their last registration, unless somebody has them or
+    limits are set for them.
+    """
+    now, year = datetime.now(UTC), timedelta(days=365)
+    live, left, just_left = (uuid4() for _ in range(3))
+    of_session = {live: ["used"], left: ["unused", "limited"], just_left: ["mistyped"]}
+    await registry.register(
+        store,
+        [
+            Register(session, "slow", 4, [KindSpec(name) for name in names], "h", "host", 7, "0.1", STARTED)
+            for session, names in of_session.items()
+        ],
+    )
+    await registry.end(store, {left: ("left", None)})
+    await limits.set_kind(store, Flow("slow", "limited"), lambda _: KindLimits(concurrency=1))
+    await retention.step(store, retention=timedelta(days=1))
+    assert len(await registry.list_workers(store)) == 3
+    assert len(await registry.list_kinds(store)) == 4
+
+    await retention.step(store, retention=year, now=now + timedelta(days=29))
+    assert len(await registry.list_kinds(store)) == 4
+    await registry.end(store, {just_left: ("left", None)})
+    await retention.step(store, retention=year, now=now + timedelta(days=31))
+    assert [kind.spec.name for kind in await registry.list_kinds(store)] == ["limited", "used"]
+    assert len(await registry.list_workers(store)) == 3
+    await retention.step(store, retention=timedelta(days=30), now=now + timedelta(days=31))
+    assert [row.session for row in await registry.list_workers(store)] == [live]
+
+
+async def test_kind_that_is_being_registered_is_not_forgotten(store: Database) -> None:
+    session = Register(uuid4(), "slow", 4, [KindSpec("old")], "h", "host", 7, "0.1", STARTED)
+    await registry.register(store, [session])
+    await registry.end(store, {session.session: ("left", None)})
+    async with store.engine.begin() as registering:
+        await registering.execute(text("UPDATE kinds SET seen_at = now()"))
+        day, now = timedelta(days=1), datetime.now(UTC)
+        assert await registry.forget(store, sessions=now - day, kinds_seen=now + day) == 0
+    assert len(await registry.list_kinds(store)) == 1
 
 
 async def test_a_session_that_leaves_is_gone_without_a_loss(manager: Listener, worker: Worker, store: Database) -> None:

@@ -1,4 +1,4 @@
-"""/v1/kinds: every kind that a worker ever registered, with its policy, schemas and limits; limited, and let go."""
+"""/v1/kinds: the kinds that workers registered, with its policy, schemas and limits; limited, and let go."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, Table, and_, func, or_, select, update
-from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy import ColumnElement, RowMapping, Table, and_, cast, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB, Insert, insert
 
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.faults import database_faults
@@ -87,6 +87,30 @@ async def end_unheard(database: Database, live: Collection[UUID], detail: str) -
             return (await connection.execute(statement)).rowcount
 
 
+async def forget(database: Database, *, sessions: datetime, kinds_seen: datetime) -> int:
+    """Delete sessions that ended before `sessions`; and kinds that were last registered before `kinds_seen`, for which
+    nothing is set and that no live session has. Return how many that was. Raises DatabaseUnavailable.
+    """
+    ended = delete(workers).where(workers.c.ended_at < sessions)
+    knows = select(workers.c.session).where(
+        workers.c.state == "live",
+        workers.c.queue == kinds.c.queue,
+        cast(workers.c.kinds, JSONB).has_key(kinds.c.name),
+    )
+    unused = and_(kinds.c.seen_at < kinds_seen, kinds.c.limits.is_(None), ~knows.exists())
+    with database_faults():
+        async with database.engine.begin() as connection:
+            gone = (await connection.execute(ended)).rowcount
+            # What is being registered at this moment is in use, and whoever does so waits for nobody.
+            found = await connection.execute(
+                select(kinds.c.queue, kinds.c.name).where(unused).with_for_update(of=kinds, skip_locked=True)
+            )
+            for queue, name in found.all():
+                await connection.execute(delete(kinds).where(kinds.c.queue == queue, kinds.c.name == name))
+                gone += 1
+    return gone
+
+
 async def list_workers(database: Database) -> list[WorkerRow]:
     """Return the sessions written down as live and the ENDED_SHOWN that ended last, newest start first."""
     recent = (
@@ -104,7 +128,7 @@ async def get_worker(database: Database, session: UUID) -> WorkerRow | None:
 
 
 async def list_kinds(database: Database) -> list[KindRow]:
-    """Return every kind that was ever registered, by queue and name."""
+    """Return every kind that is known, by queue and name."""
     rows = await _read(database, kinds, order=(kinds.c.queue, kinds.c.name))
     return [
         KindRow(

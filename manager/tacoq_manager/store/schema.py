@@ -186,7 +186,6 @@ queues = Table(
     "queues",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("created_at", _moment, nullable=False, server_default=func.now()),
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("limits", JSON),
 )
