@@ -246,7 +246,9 @@ class Accepter:
             await self._one_by_one(group)
             return
         self._metrics.accepted(len(rows), time.perf_counter() - began)
-        if not answered:
+        if answered:
+            self._metrics.absorbed(sum(answer.id != id for id, answer in answered.items()))
+        else:
             self._on_live(id for id, found in stored.items() if not found.duplicate)
         for request in group:
             if not request.answer.done():

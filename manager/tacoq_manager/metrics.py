@@ -33,12 +33,14 @@ class Metrics:
             return Histogram(name, meaning, ["statement"], buckets=buckets, registry=self.registry)
 
         self._accepted = counter("tacoq_tasks_accepted", "Tasks committed by accept, resends included")
+        self._absorbed = counter("tacoq_publishes_absorbed", "Publishes answered with another task, by their key")
         self._releases = counter("tacoq_releases", "Releases confirmed by the broker")
         self._messages = counter("tacoq_release_messages", "Messages they were packed into")
         self._publishes_failed = counter("tacoq_publishes_failed", "Batches given back: not confirmed")
         self._moves = counter("tacoq_moves", "Moves of tasks that were committed", "move")
         self._stale = counter("tacoq_moves_stale", "Reports of a closed release, dropped", "move")
         self._final = counter("tacoq_tasks_final", "Tasks that became final", "state")
+        self._fallen_back = counter("tacoq_results_fallen_back", "Results that Redis did not take, kept in Postgres")
         self._dead = counter("tacoq_dead_lettered", "Messages, or parts of them, sent to the dead letters", "cause")
         self._sizes = histogram("tacoq_batch_size", "Rows of one statement", _SIZES)
         self._seconds = histogram("tacoq_statement_seconds", "Statement with its commit", _SECONDS)
@@ -47,6 +49,9 @@ class Metrics:
         """One group was committed."""
         self._accepted.inc(tasks)
         self._statement("accept", tasks, seconds)
+
+    def absorbed(self, publishes: int) -> None:
+        self._absorbed.inc(publishes)
 
     def claimed(self, releases: int, seconds: float) -> None:
         """One claim was committed."""
@@ -78,6 +83,9 @@ class Metrics:
 
     def stale(self, move: str, count: int) -> None:
         self._stale.labels(move).inc(count)
+
+    def fell_back(self, results: int) -> None:
+        self._fallen_back.inc(results)
 
     def dead_lettered(self, cause: str, count: int) -> None:
         self._dead.labels(cause).inc(count)

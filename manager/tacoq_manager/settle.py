@@ -327,6 +327,8 @@ class Settler:
             log.error("Postgres refuses a report", extra={"task_id": fence.task_id, "error": reason})
             return await self._apply([moves.refuse(fence, offending.session, reason)], refused)
         self._metrics.settled(len(applied), time.perf_counter() - began)
+        if not kept and self._results.state is not None:
+            self._metrics.fell_back(sum(move.transition.result is not None for move in applied))
         self._on_settled(applied)
         return applied
 

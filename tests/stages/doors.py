@@ -37,10 +37,11 @@ class Door:
         self.database = database
         self.lanes: list[set[Lane]] = []
         self.due: list[float] = []
+        self.metrics = Metrics()
         self.accepter = Accepter(
             database.accept,
             Sessions(),
-            Metrics(),
+            self.metrics,
             retention=timedelta(days=30),
             on_lanes=self.lanes.append,
             on_due=self.due.append,

@@ -137,6 +137,7 @@ async def test_while_redis_is_away_results_are_in_postgres_and_nothing_waits(
     await kept.report(Completed(during, 1, NOW, 0.1, b"2"))
     assert await column(kept, during) == b"2"
     assert result_of(await looked_up(kept, during)) == b"2"
+    assert b"tacoq_results_fallen_back_total 1.0" in kept.manager.metrics.text()
 
     # What is in Redis is not said to be gone, nor held against the others that are waited for.
     views, live = await tasks.ended(kept.manager.database, kept.manager.results, [before, during])

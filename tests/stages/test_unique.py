@@ -24,6 +24,7 @@ async def test_second_publish_is_answered_with_the_live_task_in_whatever_state(d
         await door.put_into(first.id, state)
         assert await door.accept(reindex()) == [Accepted(first.id, state, duplicate=True)]
     assert await door.live() == [first.id]
+    assert b"tacoq_publishes_absorbed_total 3.0" in door.metrics.text()
 
 
 async def test_key_is_free_when_the_task_has_ended(door: Door) -> None:
