@@ -20,8 +20,10 @@ import aiohappyeyeballs
 from tacoq_publisher.http1 import Connection, Fault, Reply
 
 CONNECT_SECONDS: Final = 5.0
-# Below the 5 s after which uvicorn closes an idle connection: a request never meets one that is just being closed.
+# A second below the 5 after which uvicorn closes an idle connection, or what a proxy before it says: a request never
+# meets one that is just being closed.
 KEEP_IDLE_SECONDS: Final = 4.0
+_ON_ITS_WAY_SECONDS: Final = 1.0
 _NEXT_ADDRESS_SECONDS: Final = 0.25  # while the one before has not answered: RFC 8305
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -95,7 +97,8 @@ class Connections:
         now = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if now - connection.idle_since < KEEP_IDLE_SECONDS and not connection.is_closing:
+            idle = min(KEEP_IDLE_SECONDS, connection.kept_for - _ON_ITS_WAY_SECONDS)
+            if now - connection.idle_since < idle and not connection.is_closing:
                 return connection
             connection.close()
         latest = now + CONNECT_SECONDS

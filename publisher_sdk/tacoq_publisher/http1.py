@@ -6,6 +6,8 @@ httptools parses. The loop's transport writes, and does TLS.
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple, cast
 
@@ -13,6 +15,7 @@ import httptools
 
 _SLICE_BYTES: Final = 256 * 1024
 _MOST_UNREAD_BYTES: Final = 1024 * 1024
+_KEPT_FOR: Final = re.compile(rb"timeout *= *(\d{1,9})", re.IGNORECASE)  # of Keep-Alive, RFC 2068, 19.7.1.1
 _HAS_AN_END: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -42,6 +45,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, on_lost: Callable[[Connection], None]) -> None:
         self.idle_since = 0.0
+        self.kept_for = math.inf  # seconds after which the other side may close it, where it says so
         self._status = 0  # of the answer under way, once its head is there
         self._retry_after = ""
         self._on_lost = on_lost
@@ -193,6 +197,8 @@ class Connection(asyncio.Protocol):
             self._has_end = True
         elif name == b"retry-after":
             self._retry_after = value.decode("latin-1")
+        elif name == b"keep-alive" and (said := _KEPT_FOR.search(value)):
+            self.kept_for = float(said[1])
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()

@@ -143,6 +143,17 @@ async def test_a_connection_that_was_idle_for_too_long_is_not_used(monkeypatch: 
         await eventually(lambda: server.peers[0].gone)
 
 
+@pytest.mark.parametrize(("said", "connections_made"), [("timeout=60, max=100", 1), ("max=9, Timeout=1", 3), ("x", 1)])
+async def test_a_connection_is_used_for_as_long_as_the_server_says_that_it_keeps_it(
+    said: str, connections_made: int
+) -> None:
+    """A second less: the request has to get there."""
+    answer = f"HTTP/1.1 200 OK\r\nKeep-Alive: {said}\r\nContent-Length: 2\r\n\r\nok"
+    async with opened(always(answer.encode())) as (server, connections):
+        assert [await ask(connections) for _ in range(3)] == [(200, b"ok")] * 3
+        assert len(server.peers) == connections_made
+
+
 async def test_connections_that_were_idle_for_too_long_are_closed_by_later_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
