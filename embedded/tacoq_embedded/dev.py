@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from watchfiles import PythonFilter, awatch
 
 from tacoq_embedded.postgres import EmbeddedPostgres
 from tacoq_embedded.stack import Stack
 from tacoq_manager.settings import Settings
 from tacoq_worker.loading import load_worker
 from tacoq_worker.settings import WorkerSettings
+from tacoq_worker.watching import react_to_changes
 
 log = logging.getLogger("tacoq.dev")
 
@@ -93,20 +93,33 @@ async def _ended(stack: Stack, end: asyncio.Event, watched: Sequence[str]) -> bo
     return changed in done and not end.is_set()
 
 
-async def _new_code(targets: Sequence[str]) -> bool:
+async def _new_code(targets: Sequence[str]) -> None:
     """Return when a file below this folder changed and all targets can be imported anew."""
-    async for changes in awatch(Path.cwd(), watch_filter=PythonFilter()):
-        files = sorted(str(Path(path).relative_to(Path.cwd())) for _, path in changes)
-        found = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-c", _IMPORT, *targets], capture_output=True, text=True, check=False
-        )
-        if found.returncode == 0:
+
+    async def loads(files: Sequence[str]) -> bool:
+        problem = await _import_problem(targets)
+        if problem is None:
             log.info("new code: starting anew", extra={"files": files})
             return True
-        log.error(
-            "the new code cannot be loaded; the old one goes on", extra={"files": files, "error": found.stderr.strip()}
-        )
-    return False
+        log.error("the new code cannot be loaded; the old one goes on", extra={"files": files, "error": problem})
+        return False
+
+    await react_to_changes(loads)
+
+
+async def _import_problem(targets: Sequence[str]) -> str | None:
+    """Say why the targets cannot be imported in a fresh process, or None when they can."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _IMPORT, *targets, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        _, said = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    return None if process.returncode == 0 else said.decode(errors="replace").strip()
 
 
 def execute_anew(handover: dict[str, str]) -> None:

@@ -34,6 +34,12 @@ HELLO = """
             await asyncio.sleep(0.02)
         return "found"
 """
+HANGS = """
+    import pathlib, threading
+
+    pathlib.Path("hangs").touch()
+    threading.Event().wait()
+"""
 TWICE = """
     @worker.task
     async def twice(x: int) -> int:
@@ -140,10 +146,29 @@ async def test_reload_keeps_the_old_code_until_the_new_one_can_be_loaded(tmp_pat
             assert "importlib" not in log, "nor the rest of the way to it"
             later = await tacoq.publish("twice", {"x": 20})  # it waits for code that knows it
             assert await (await tacoq.publish("add", {"x": 1, "y": 1})).result(20) == 2
+            dev.write(HANGS)
+            await eventually((tmp_path / "hangs").exists)
             dev.write(HELLO.replace("x + y", "10 * (x + y)") + TWICE)
             ready(process, times=2)
             assert await (await tacoq.publish("add", {"x": 1, "y": 1})).result(20) == 20
             assert await later.result(20) == 40
+        started = started_by(process)
+        process.terminate()
+        assert process.wait() == 0
+        await eventually(lambda: none_runs(started))
+
+
+async def test_import_that_hangs_holds_up_no_end(tmp_path: Path) -> None:
+    dev = Dev(tmp_path)
+    with spawn(*dev.command("--reload"), cwd=tmp_path) as process:
+        ready(process)
+
+        def hangs() -> bool:
+            if not (tmp_path / "hangs").exists():  # perhaps it was not watched yet
+                dev.write(HANGS)
+            return (tmp_path / "hangs").exists()
+
+        await eventually(hangs, 30, interval=2.0)
         started = started_by(process)
         process.terminate()
         assert process.wait() == 0

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID, uuid4
 
 from tacoq_protocol.broker import Broker, Declared, Outgoing
@@ -31,7 +30,6 @@ log = logging.getLogger("tacoq.supervisor")
 STEADY_SECONDS = 10.0  # a process that lived this long is started again at once
 MAX_RESTART_DELAY = 30.0
 MAX_ANSWER_BYTES = 1024 * 1024  # of a process that has loaded the code, or has not
-WATCH_AGAIN_SECONDS = 1.0
 LAST_NEWS_SECONDS = 5.0  # to tell of losses, at the end
 
 
@@ -56,6 +54,11 @@ class _Child:
         if not self.retired:
             self.retired = True
             self.signal(signal.SIGTERM)
+
+    def drop(self) -> None:
+        """It is not wanted any more, and has not begun."""
+        self.signal(signal.SIGKILL)
+        self.pipe.close()
 
     def signal(self, number: int) -> None:
         if self.process.returncode is None:
@@ -82,6 +85,7 @@ class Supervisor:
         self._labels = [f"{name}={value}" for name, value in labels.items()]
         self._children: set[_Child] = set()
         self._loading: set[asyncio.subprocess.Process] = set()
+        self._code = 0  # how often it was replaced by newer
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()  # a child ended, or a restart did
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,8 +102,7 @@ class Supervisor:
         watching = loop.create_task(self._reload_on_change()) if reload else None
         try:
             try:
-                for child in await self._load(self._wanted):
-                    self._go(child)
+                await self._start(self._wanted)
             except ConfigurationError:
                 if not self._stopping.is_set():
                     raise
@@ -130,14 +133,16 @@ class Supervisor:
 
     async def reload(self) -> bool:
         """Replace every process by one with the code as it is now; False when that cannot be loaded."""
-        old = list(self._children)
         try:
             fresh = await self._load(self._wanted)
         except Exception as error:
             unforeseen = None if isinstance(error, (ConfigurationError, OSError)) else error
             log.error("new code cannot be loaded; the old goes on", exc_info=unforeseen, extra={"reason": str(error)})
             return False
-        for child in old:
+        self._code += 1
+        for process in self._loading:
+            process.kill()
+        for child in self._children:
             child.retire()
         for child in fresh:
             self._go(child)
@@ -145,28 +150,43 @@ class Supervisor:
         return True
 
     async def _reload_on_change(self) -> None:
-        from watchfiles import PythonFilter, awatch
+        from tacoq_worker.watching import react_to_changes
 
-        while not self._stopping.is_set():
-            try:
-                async for changes in awatch(Path.cwd(), watch_filter=PythonFilter(), debounce=400, step=50):
-                    log.info("code changed", extra={"files": sorted(Path(path).name for _, path in changes)})
-                    if not self._stopping.is_set():
-                        await self.reload()
-            except Exception:
-                log.exception("files cannot be watched now; changes since are seen with the next one")
-            await _unless(self._stopping, WATCH_AGAIN_SECONDS)
+        async def reload(files: Sequence[str]) -> bool:
+            log.info("code changed", extra={"files": files})
+            if not self._stopping.is_set():
+                await self.reload()
+            return self._stopping.is_set()
+
+        await react_to_changes(reload)
+
+    async def _start(self, targets: Sequence[str]) -> None:
+        """Load and run these, unless newer code comes to run meanwhile: all are there then. Raises as `_load`."""
+        code = self._code
+        try:
+            loaded = await self._load(targets)
+        except (ConfigurationError, OSError):
+            if code == self._code:
+                raise
+            return
+        for child in loaded:
+            if code == self._code:
+                self._go(child)
+            else:
+                child.drop()
 
     async def _load(self, targets: Sequence[str]) -> list[_Child]:
         """Start processes and wait until each has loaded the code. Raises ConfigurationError, with none left."""
-        loaded = await asyncio.gather(*map(self._load_one, targets), return_exceptions=True)
-        children = [child for child in loaded if isinstance(child, _Child)]
-        errors = [error for error in loaded if isinstance(error, BaseException)]
-        if errors:
-            for child in children:
-                child.signal(signal.SIGKILL)
-            raise errors[0]
-        return children
+        loading = [asyncio.ensure_future(self._load_one(target)) for target in targets]
+        try:
+            return list(await asyncio.gather(*loading))
+        except BaseException:  # a newer change, too, may be why they are not wanted any more
+            for child in loading:
+                child.cancel()
+            for loaded in await asyncio.gather(*loading, return_exceptions=True):
+                if isinstance(loaded, _Child):
+                    loaded.drop()
+            raise
 
     async def _load_one(self, target: str) -> _Child:
         session = uuid4()
@@ -177,22 +197,27 @@ class Supervisor:
                 *self._labels, stdin=asyncio.subprocess.DEVNULL, pass_fds=[theirs.fileno()],
             )  # fmt: skip
         self._loading.add(process)
+        pipe: asyncio.StreamWriter | None = None
         try:
             reader, pipe = await asyncio.open_connection(sock=ours, limit=MAX_ANSWER_BYTES)
-            line = await reader.readline()
-            answer: dict[str, str] = json.loads(line) if line else {}
-        except ConnectionError:
-            answer = {}
+            answer = await _answer(reader)
+            if "queue" in answer:
+                return _Child(target, session, answer["queue"], process, pipe)
+            if "error" in answer:  # it may have threads that go on
+                raise ConfigurationError(answer["error"])
+            raise ConfigurationError(f"{target!r}: loading it {_ending(await process.wait())}")
+        except BaseException:
+            if process.returncode is None:
+                process.kill()
+            if pipe is not None:
+                pipe.close()
+            raise
         finally:
             self._loading.discard(process)
-        if "queue" not in answer:
-            ending = _ending(await process.wait())
-            raise ConfigurationError(answer.get("error", f"{target!r}: loading it {ending}"))
-        return _Child(target, session, answer["queue"], process, pipe)
 
     def _go(self, child: _Child) -> None:
         if self._stopping.is_set():
-            child.signal(signal.SIGKILL)
+            child.drop()
             return
         child.go()
         self._children.add(child)
@@ -220,8 +245,7 @@ class Supervisor:
                 delay = min(MAX_RESTART_DELAY, 0.5 * 2.0 ** (self._quick_deaths - 2))
                 await _unless(self._stopping, delay)
             try:
-                for child in await self._load([] if self._stopping.is_set() else [target]):
-                    self._go(child)
+                await self._start([] if self._stopping.is_set() else [target])
                 return
             except (ConfigurationError, OSError) as error:  # the machine may have no room for a process now
                 self._quick_deaths += 1
@@ -256,6 +280,16 @@ class Supervisor:
             child.signal(signal.SIGKILL)
         for process in self._loading:
             process.kill()
+
+
+async def _answer(reader: asyncio.StreamReader) -> dict[str, str]:
+    """What a process says when it has loaded the code, or cannot; nothing when it ends before."""
+    try:
+        line = await reader.readline()
+    except ConnectionError:
+        return {}
+    answer: dict[str, str] = json.loads(line) if line else {}
+    return answer
 
 
 def _ending(code: int) -> str:
