@@ -207,7 +207,7 @@ def prepare(
     if task_id is None:
         task_id = new_task_id()
     elif getattr(task_id, "version", None) != 7:
-        raise ConfigurationError(f"task_id = {task_id!r} is not a UUIDv7: make it with tacoq_publisher.new_task_id()")
+        raise ConfigurationError(f"task_id = {task_id!r} is not a UUIDv7, as a uuid.UUID: make it with new_task_id()")
     payload = _checked_json(call.payload, call.kind, index)
     traceparent, tracestate = current_trace()
     if call.queue and "queue" not in fields:
@@ -233,6 +233,15 @@ def untyped_call(kind: str, payload: object, *, index: int | None = None) -> Tas
             index=index,
         ) from error
     return TaskCall(kind, "", body, decode_json)
+
+
+def call_of(call: TaskCall[Any] | str, payload: object) -> TaskCall[Any]:
+    """Return the call that is meant, be it one or a kind and a payload. Raises InvalidTask; TypeError for both."""
+    if not isinstance(call, TaskCall):
+        return untyped_call(call, payload)
+    if payload is not None:
+        raise TypeError("publish() takes a TaskCall or a kind with a payload, not both")
+    return call
 
 
 def decode_json(result: bytes) -> Any:

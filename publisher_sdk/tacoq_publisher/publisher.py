@@ -18,7 +18,7 @@ from tacoq_publisher.completed import completed_batches
 from tacoq_publisher.errors import PublisherClosed
 from tacoq_publisher.handle import TaskHandle
 from tacoq_publisher.manager import Manager
-from tacoq_publisher.newtask import Prepared, TaskOptions, decode_json, prepare, publish_options, untyped_call
+from tacoq_publisher.newtask import Prepared, TaskOptions, call_of, decode_json, prepare, publish_options
 from tacoq_publisher.settings import load_settings
 from tacoq_publisher.transport import Transport
 from tacoq_publisher.turns import Turns
@@ -253,12 +253,7 @@ class Publisher:
 
 def _prepared(call: TaskCall[Any] | str, payload: object, task_id: UUID | None, options: TaskOptions) -> Prepared[Any]:
     """What a publish is made of is gone when this returns: gathered publishes wait in thousands."""
-    fields = publish_options(**options)
-    if not isinstance(call, TaskCall):
-        call = untyped_call(call, payload)
-    elif payload is not None:
-        raise TypeError("publish() takes a TaskCall or a kind with a payload, not both")
-    return prepare(call, fields, task_id=task_id)
+    return prepare(call_of(call, payload), publish_options(**options), task_id=task_id)
 
 
 def _handle(core: _Open, prepared: Prepared[R]) -> TaskHandle[R]:

@@ -9,12 +9,13 @@ from tacoq_protocol.errors import ConfigurationError
 
 
 class PublisherSettings(BaseSettings):
-    """Where the manager is and how to prove who asks."""
+    """Where the manager is and how to prove who asks; and, for `tacoq outbox`, where the application's outbox is."""
 
     model_config = SettingsConfigDict(env_prefix="TACOQ_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     manager_url: str = "http://127.0.0.1:3000"
     api_key: SecretStr | None = None
+    outbox_url: SecretStr | None = None
 
     @field_validator("manager_url")
     @classmethod

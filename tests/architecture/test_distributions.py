@@ -27,8 +27,12 @@ NEEDS = {
     "tacoq_embedded": ["tacoq_protocol", "tacoq_publisher", "tacoq_worker", "tacoq_manager"],
 }
 # Without the extra `rabbitmq` the protocol has no use for its RabbitMQ adapter, and must not need it; so it is with the
-# manager's `redis`.
-EXTRAS = ["aio_pika", "aiormq", "pamqp", "redis"]
+# publisher's `outbox` and the manager's `redis`.
+EXTRAS = {
+    "tacoq_protocol": ["aio_pika", "aiormq", "pamqp"],
+    "tacoq_publisher": ["asyncpg", "sqlalchemy"],
+    "tacoq_manager": ["redis"],
+}
 
 IMPORT_ALL = """
 import importlib, importlib.metadata, pkgutil, sys
@@ -79,7 +83,7 @@ def test_installs_and_imports_alone(package: str, wheels: dict[str, Path], tmp_p
     ours = [wheels[name] for name in [package, *NEEDS[package]]]
     pins = f"--constraint={ROOT / 'requirements.txt'}"
     run(uv(), "pip", "install", "--quiet", "--python", python, pins, *ours, cwd=tmp_path)
-    extras = EXTRAS if package == "tacoq_protocol" else []
+    extras = EXTRAS.get(package, [])
     place, count = run(python, "-I", "-W", "error", "-c", IMPORT_ALL, package, *extras, cwd=tmp_path).split()
     assert Path(place).is_relative_to(tmp_path)
     assert int(count) > 0

@@ -193,6 +193,8 @@ class ScriptedManager:
             tasks = msgspec.json.decode(body, type=NewTaskBatch).tasks
         except msgspec.DecodeError as error:
             return problem(422, str(error))
+        if len({task.id for task in tasks}) < len(tasks):
+            return problem(422, "a task id stands twice in one batch")
         for index, task in enumerate(tasks):
             if task.kind == VAGUE_KIND:
                 return problem(422, "something in it is wrong")
