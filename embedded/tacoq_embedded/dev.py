@@ -21,6 +21,7 @@ import click
 from tacoq_embedded.postgres import EmbeddedPostgres
 from tacoq_embedded.stack import Stack
 from tacoq_manager.settings import Settings
+from tacoq_protocol.errors import ConfigurationError
 from tacoq_worker.loading import load_worker
 from tacoq_worker.settings import WorkerSettings
 from tacoq_worker.watching import react_to_changes
@@ -46,9 +47,9 @@ async def run(
 ) -> dict[str, str] | None:
     """Run until SIGINT, SIGTERM or a reload; in the last case return what the environment of the new start needs.
 
-    Raises ConfigurationError when a target, the port or the directory cannot be used.
+    Raises ConfigurationError when a target, the port or the directory cannot be used; with `reload` a target that
+    cannot be loaded is waited for.
     """
-    workers = [load_worker(target) for target in targets]
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -59,6 +60,13 @@ async def run(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked_to_end)
+    try:
+        workers = [load_worker(target) for target in targets]
+    except ConfigurationError as error:
+        if not reload:
+            raise
+        log.error("the code cannot be loaded; waiting for a change", extra={"error": str(error)})
+        return {} if await _ended([end], targets) else None
     postgres = EmbeddedPostgres(DIRECTORY)
     await asyncio.to_thread(postgres.start)
     handover: dict[str, str] | None = None
@@ -72,7 +80,7 @@ async def run(
             click.echo(
                 f"TacoQ runs {' '.join(targets)} at {stack.url} (API: {stack.url}/docs). Ctrl-C ends it.", err=True
             )
-            if await _ended(stack, end, targets if reload else ()):
+            if await _ended([end, stack.manager.broken], targets if reload else ()):
                 handover = postgres.keep_over_exec()
     finally:
         if handover is None:
@@ -80,17 +88,17 @@ async def run(
     return handover
 
 
-async def _ended(stack: Stack, end: asyncio.Event, watched: Sequence[str]) -> bool:
-    """Wait for a signal, a broken manager or new code; return True for new code."""
+async def _ended(ends: Sequence[asyncio.Event], watched: Sequence[str]) -> bool:
+    """Wait for an end or for new code; return True for new code."""
     changed = asyncio.create_task(_new_code(watched)) if watched else None
-    waits: list[asyncio.Task[Any]] = [asyncio.create_task(end.wait()), asyncio.create_task(stack.manager.broken.wait())]
+    waits: list[asyncio.Task[Any]] = [asyncio.create_task(end.wait()) for end in ends]
     if changed is not None:
         waits.append(changed)
     done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    return changed in done and not end.is_set()
+    return changed in done and not any(end.is_set() for end in ends)
 
 
 async def _new_code(targets: Sequence[str]) -> None:

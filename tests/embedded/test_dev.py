@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -58,6 +59,17 @@ class Dev:
 
     def write(self, source: str) -> None:
         (self.folder / "hello.py").write_text(dedent(source))
+
+    async def is_noticed(self, source: str, sign: Callable[[], bool]) -> None:
+        """Write until there is a sign of it: the folder may not be watched yet."""
+
+        def noticed() -> bool:
+            if sign():
+                return True
+            self.write(source)
+            return False
+
+        await eventually(noticed, 50, interval=5.0)  # each time begins to load it anew
 
     def command(self, *options: str) -> tuple[str, ...]:
         return (TACOQ, "dev", "hello:worker", "--port", str(self.port), *options)
@@ -158,17 +170,30 @@ async def test_reload_keeps_the_old_code_until_the_new_one_can_be_loaded(tmp_pat
         await eventually(lambda: none_runs(started))
 
 
+@pytest.mark.timeout(120)
+async def test_code_that_is_broken_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    dev = Dev(tmp_path)
+    dev.write("import nothing_of_that_name")
+    with spawn(*dev.command("--reload"), cwd=tmp_path) as process:
+        assert "No module named 'nothing_of_that_name'" in process.wait_for_log("waiting for a change")
+        await dev.is_noticed(HELLO, lambda: "TacoQ runs" in process.log())
+        async with Publisher(dev.url, retry_for="30s") as tacoq:
+            assert await (await tacoq.publish("add", {"x": 1, "y": 1})).result(20) == 2
+        process.terminate()
+        assert process.wait() == 0
+    dev.write("import nothing_of_that_name")
+    with spawn(*dev.command("--reload"), cwd=tmp_path) as process:
+        process.wait_for_log("waiting for a change")
+        process.terminate()
+        assert process.wait() == 0
+
+
+@pytest.mark.timeout(120)
 async def test_import_that_hangs_holds_up_no_end(tmp_path: Path) -> None:
     dev = Dev(tmp_path)
     with spawn(*dev.command("--reload"), cwd=tmp_path) as process:
         ready(process)
-
-        def hangs() -> bool:
-            if not (tmp_path / "hangs").exists():  # perhaps it was not watched yet
-                dev.write(HANGS)
-            return (tmp_path / "hangs").exists()
-
-        await eventually(hangs, 30, interval=2.0)
+        await dev.is_noticed(HANGS, (tmp_path / "hangs").exists)
         started = started_by(process)
         process.terminate()
         assert process.wait() == 0

@@ -203,6 +203,24 @@ async def test_reload_keeps_the_old_code_until_the_new_loads(app: Path, broker_u
         assert process.wait() == 0
 
 
+@pytest.mark.timeout(120)
+async def test_reload_waits_for_code_that_is_broken_at_the_start(
+    app: Path, broker_url: str, manager: FakeManager
+) -> None:
+    app.write_text("import nothing_of_that_name")
+    with tacoq_worker(app, broker_url, manager, "--reload") as process:
+        process.wait_for_log("waiting for a change")
+
+        def registers() -> bool:
+            if not registered(manager):
+                app.write_text(APP)  # perhaps it was not watched before
+            return bool(registered(manager))
+
+        await eventually(registers, 50, interval=5.0)
+        process.terminate()
+        assert process.wait() == 0
+
+
 async def test_a_blocked_loop_beats_on(app: Path, broker_url: str, manager: FakeManager) -> None:
     with tacoq_worker(app, broker_url, manager):
         await manager.seen(Register)

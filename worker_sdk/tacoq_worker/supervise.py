@@ -93,7 +93,10 @@ class Supervisor:
         self._left_behind = False
 
     async def run(self, *, reload: bool = False) -> int:
-        """Run until stopped, or until every process was drained by a manager. Raises ConfigurationError at start."""
+        """Run until stopped, or until every process was drained by a manager.
+
+        Raises ConfigurationError when the code cannot be loaded at the start; with `reload` it waits for other code.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -101,12 +104,16 @@ class Supervisor:
         await self._broker.declare(Declared(exchanges=[self._topology.presence]))
         watching = loop.create_task(self._reload_on_change()) if reload else None
         try:
+            waits = False
             try:
                 await self._start(self._wanted)
-            except ConfigurationError:
+            except ConfigurationError as error:
                 if not self._stopping.is_set():
-                    raise
-            while self._children or self._tasks:
+                    if not reload:
+                        raise
+                    log.error("the code cannot be loaded; waiting for a change", extra={"reason": str(error)})
+                waits = reload
+            while self._children or self._tasks or (waits and not (self._code or self._stopping.is_set())):
                 self._changed.clear()
                 await self._changed.wait()
         finally:
