@@ -56,8 +56,8 @@ demo-rabbitmq: install ## the same on RabbitMQ and Postgres, in separate process
 bench: install $(BENCH_STAMP) ## TacoQ beside its peers (QUICK=1: five minutes; ARGS="--peers tacoq-postgres --parts rounds")
 	@$(PY) -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
-test: install ## the whole test suite (Postgres, RabbitMQ and Redis: found, started or installed)
-	$(PY) scripts/services.py run --no-fsync --redis -- $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: install ## the whole test suite (Postgres, RabbitMQ, Redis and a browser: found, started or installed)
+	$(PY) scripts/services.py run --no-fsync --redis --browser -- $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: install ## break everything at random under load, for minutes (SEED=1 repeats, FOR=60 seconds)
 	@FAULTS_SEED=$(SEED) FAULTS_SECONDS=$(FOR) $(PY) scripts/services.py run --no-fsync --redis -- $(PY) -m tests.faults $(ARGS)

@@ -77,9 +77,7 @@ async def run(
             grace=worker_settings.shutdown_grace.total_seconds(),
             labels=worker_settings.labels,
         ) as stack:
-            click.echo(
-                f"TacoQ runs {' '.join(targets)} at {stack.url} (API: {stack.url}/docs). Ctrl-C ends it.", err=True
-            )
+            click.echo(f"TacoQ runs {' '.join(targets)}; its dashboard is at {stack.url}. Ctrl-C ends it.", err=True)
             if await _ended([end, stack.manager.broken], targets if reload else ()):
                 handover = postgres.keep_over_exec()
     finally:

@@ -15,11 +15,16 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from tacoq_manager.api import dashboard
 from tacoq_manager.api.auth import Guard
 from tacoq_manager.api.problems import OWN_ERROR, answer_to, respond
 from tacoq_manager.manager import Manager
 
 OPEN: Final = frozenset({"/livez", "/readyz"})  # health checks need no key
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or dashboard.is_file(path)
 
 
 class Doors:
@@ -39,7 +44,7 @@ class Doors:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["path"] not in OPEN and (refusal := self._guard.refusal(scope)) is not None:
+        if (refusal := self._guard.refusal(scope)) is not None and not _is_open(scope["path"]):
             await refusal(scope, receive, send)
             return
         door = self._hot.get((scope["method"], scope["path"]))

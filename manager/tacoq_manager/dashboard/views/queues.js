@@ -1,0 +1,64 @@
+// Queues: how much waits, how much runs, who serves it; and what failed last.
+
+import { get, post } from "../api.js";
+import { h, link, number, table } from "../dom.js";
+import { action, Fresh } from "../fresh.js";
+import { taskTable } from "./tasks.js";
+
+const LAST = 8; // failures
+
+export function queues({ signal }) {
+  const list = new Fresh((signal) => get("v1/queues", {}, signal), ({ queues }) => drawn(queues), signal);
+  const failed = new Fresh(
+    (signal) => get("v1/tasks", { state: "failed", limit: LAST }, signal),
+    ({ tasks }) => taskTable(tasks, "Nothing has failed."),
+    signal,
+  );
+
+  function drawn(queues) {
+    return table(
+      [
+        ["Queue", (queue) => [h("strong", {}, queue.name), queue.paused ? h("span", { class: "badge" }, "paused") : ""]],
+        ...["scheduled", "pending", "queued", "running"].map((state) => [state, (queue) => count(queue, state), "number"]),
+        ["Slots in use", slots],
+        ["Workers", (queue) => number(queue.workers), "number"],
+        ["Limits", (queue) => limits(queue.limits)],
+        ["", pauseOrResume, "actions"],
+      ],
+      queues,
+      ["No queue has tasks or workers yet. Start a worker: ", h("code", {}, "tacoq worker module:worker"), "."],
+    );
+  }
+
+  function pauseOrResume(queue) {
+    const path = `v1/queues/${encodeURIComponent(queue.name)}`;
+    return queue.paused
+      ? action(`resume-${queue.name}`, "Resume", () => post(`${path}/resume`), { then: list.again })
+      : action(`pause-${queue.name}`, "Pause", () => post(`${path}/pause`), { then: list.again });
+  }
+
+  return [h("h1", {}, "Queues"), list.element, h("h2", {}, "Failed last"), failed.element];
+}
+
+function count(queue, state) {
+  const query = new URLSearchParams({ queue: queue.name, state });
+  return queue[state] === 0 ? h("span", { class: "none" }, "0") : link(`/tasks?${query}`, number(queue[state]));
+}
+
+function slots(queue) {
+  const used = Math.min(queue.queued + queue.running, queue.slots);
+  if (queue.slots === 0) return h("span", { class: "none" }, "none");
+  return [h("meter", { max: queue.slots, value: used }), ` ${number(used)} of ${number(queue.slots)}`];
+}
+
+/** Limits of a queue or a kind, in words. */
+export function limits({ concurrency, rate, weights, max_per_key, rate_per_key }) {
+  const told = [
+    concurrency && `${number(concurrency)} at once`,
+    rate,
+    max_per_key && `${number(max_per_key)} a key`,
+    rate_per_key && `${rate_per_key} a key`,
+    ...Object.entries(weights ?? {}).map(([key, weight]) => `${key} × ${weight}`),
+  ];
+  return told.filter(Boolean).join(", ");
+}

@@ -1,0 +1,40 @@
+// Schedules: when each fires, and what can be done about it.
+
+import { get, post } from "../api.js";
+import { h, moment, table, taskLink } from "../dom.js";
+import { action, Fresh } from "../fresh.js";
+
+export function schedules({ signal }) {
+  const list = new Fresh((signal) => get("v1/schedules", {}, signal), ({ schedules }) => drawn(schedules), signal);
+
+  function drawn(schedules) {
+    return table(
+      [
+        ["Schedule", (schedule) => [h("strong", {}, schedule.name), schedule.paused ? h("span", { class: "badge" }, "paused") : ""]],
+        ["Kind", (schedule) => schedule.kind],
+        ["Fires", (schedule) => [h("code", {}, schedule.cron), ` ${schedule.timezone}`]],
+        ["Next", (schedule) => moment(schedule.next_fire_at) ?? (schedule.retired_at ? "never: its code is gone" : "")],
+        ["Last", (schedule) => moment(schedule.last_fire_at) ?? ""],
+        ["Last task", (schedule) => (schedule.last_task ? taskLink(schedule.last_task) : "")],
+        ["Made by", (schedule) => schedule.source],
+        ["", buttons, "actions"],
+      ],
+      schedules,
+      ["There is no schedule. ", h("code", {}, "@worker.cron"), " makes one, ", h("code", {}, "tacoq schedules"), " another."],
+    );
+  }
+
+  function buttons({ name, paused }) {
+    const path = `v1/schedules/${encodeURIComponent(name)}`;
+    const told = ({ id }) => h("span", {}, "Published: ", taskLink(id));
+    return [
+      action(`run-${name}`, "Run now", () => post(`${path}/run`), { told, then: list.again }),
+      " ",
+      paused
+        ? action(`resume-${name}`, "Resume", () => post(`${path}/resume`), { then: list.again })
+        : action(`pause-${name}`, "Pause", () => post(`${path}/pause`), { then: list.again }),
+    ];
+  }
+
+  return [h("h1", {}, "Schedules"), list.element];
+}
