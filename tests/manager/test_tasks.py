@@ -88,6 +88,20 @@ async def test_lookups_use_the_primary_keys_even_when_tables_are_empty_or_large(
         assert looked_at == {"tasks_pkey", "task_history_20300510_pkey"}, plan  # no other partition was touched
 
 
+async def test_what_failed_is_found_without_reading_what_went_well(store: Database) -> None:
+    await ensure_partitions(store, NOW.date(), days_ahead=2)
+    await insert_final(store, [id_at(NOW, number) for number in range(2_000)], finished_at=NOW)
+    await store.upkeep.fetch("ANALYZE task_history")
+    where = tasks._where(TaskFilter(state=(TaskState.FAILED, TaskState.EXPIRED)), "task_history", None)
+    statement = f"SELECT id FROM task_history WHERE {where.replace(':state', '$1')} ORDER BY id DESC LIMIT 8"
+    await store.read.fetch("SET plan_cache_mode = force_generic_plan")
+    await store.read.fetch(f"PREPARE undone(text[]) AS {statement}")
+    plan = await store.read.fetch("EXPLAIN (COSTS OFF) EXECUTE undone(ARRAY['failed', 'expired'])")
+    used = [row[0] for row in plan if "Scan" in row[0]]
+    assert used
+    assert all("_id_idx" in line for line in used), used  # as the partitions' parts of task_history_undone are named
+
+
 async def test_the_list_is_newest_first_over_live_and_final(store: Database) -> None:
     ids = [id_at(NOW + timedelta(seconds=number)) for number in range(6)]
     await insert_live(store, ids[::2], run_at=NOW)

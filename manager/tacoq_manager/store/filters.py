@@ -18,6 +18,7 @@ from tacoq_manager.store.faults import database_faults, driver_error
 from tacoq_protocol.errors import FilterRefused
 from tacoq_protocol.http import TaskFilter
 from tacoq_protocol.ids import first_id_of
+from tacoq_protocol.states import TaskState
 
 TaskTable = Literal["tasks", "task_history"]
 
@@ -56,6 +57,8 @@ def conditions(filter: TaskFilter, table: TaskTable) -> list[str]:
     """Return what a row of `table` has to satisfy; `parameters` has the values."""
     given = parameters(filter)
     found = [condition for name, condition in _CONDITIONS.items() if name in given]
+    if table == "task_history" and filter.state and TaskState.COMPLETED not in filter.state:
+        found.append("state <> 'completed'")  # for the planner, which knows no parameter: task_history_undone has them
     return found if filter.error is None else [*found, _ERROR[table]]
 
 

@@ -113,6 +113,8 @@ task_history = Table(
     CheckConstraint("state IN ('completed', 'failed', 'cancelled', 'expired')", name="task_history_state_is_final"),
     postgresql_partition_by="RANGE (id)",
 )
+# Few among many, and what people look for: without it a look for them reads all that went well.
+Index("task_history_undone", task_history.c.id, postgresql_where=text("state <> 'completed'"))
 Index("task_history_retry_of", task_history.c.retry_of, postgresql_where=text("retry_of IS NOT NULL"))
 
 attempts = Table(  # ended releases, but for first-time successes, whose row in task_history says it all
