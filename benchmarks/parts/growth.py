@@ -102,7 +102,8 @@ def _metrics(manager: http.client.HTTPConnection) -> dict[str, float]:
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found.group(1)) if found else 0.0
 
-    values = {"final": value('tacoq_tasks_final_total{state="completed"}')}
+    completed = re.findall(r'^tacoq_tasks_final_total\{.*state="completed"\} (\S+)$', text, re.MULTILINE)
+    values = {"final": sum(map(float, completed))}
     for statement in ("claim", "settle"):
         values[f"{statement}_seconds"] = value(f'tacoq_statement_seconds_sum{{statement="{statement}"}}')
         values[f"{statement}_rows"] = value(f'tacoq_batch_size_sum{{statement="{statement}"}}')

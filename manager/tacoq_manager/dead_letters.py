@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tacoq_manager.metrics import Metrics
-from tacoq_protocol.broker import Broker, Outgoing
+from tacoq_protocol.broker import Broker, LinkState, Outgoing
 from tacoq_protocol.codec import DEAD, encode
 from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.messages import DeadLetter
@@ -42,6 +42,8 @@ class DeadLetters:
         return True
 
     async def count(self) -> int:
-        """Look how many wait there, and return it. Raises BrokerUnavailable."""
+        """Look how many wait there, and return it; 0 while the broker is away. Raises BrokerUnavailable."""
+        if self._broker.state is LinkState.CLOSED:
+            return 0
         self.waiting = await self._broker.message_count(self._topology.dead_queue.name) or 0
         return self.waiting

@@ -42,6 +42,8 @@ from tacoq_manager.runtimes import RunTimes
 from tacoq_manager.sessions import Sessions
 from tacoq_manager.settings import Settings
 from tacoq_manager.settle import PREFETCH_MESSAGES, Settler
+from tacoq_manager.stats import STEP_SECONDS as STATS_SECONDS
+from tacoq_manager.stats import Stats
 from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.claim import Lane
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
@@ -59,7 +61,7 @@ from tacoq_manager.upkeep.loops import Step, run_every
 from tacoq_manager.upkeep.schedule import Schedule
 from tacoq_manager.upkeep.timers import DueTimer
 from tacoq_manager.why import Explainer
-from tacoq_protocol.broker import Broker, Consumer, Declared, LinkState
+from tacoq_protocol.broker import Broker, Consumer, Declared
 from tacoq_protocol.errors import BrokerError
 from tacoq_protocol.messages import Fence
 
@@ -81,6 +83,7 @@ class Manager:
         self.database = Database(settings.database_url)
         self.sessions = Sessions()
         self.metrics = Metrics()
+        self.stats = Stats(self.database.upkeep, self.id)
         self.results = results_of(settings.results_url, ttl=settings.results_ttl, namespace=settings.namespace)
         self.waiters = Waiters(partial(lookup.ended, self.database, self.results), lambda: self.settler.hurry())
         self.runtimes = RunTimes()
@@ -248,6 +251,7 @@ class Manager:
             credit=self.credit,
             runtimes=self.runtimes,
             metrics=self.metrics,
+            stats=self.stats,
             on_last_chance=lambda: self.running.errand(self._look_for_lanes()),
         )
 
@@ -270,7 +274,7 @@ class Manager:
         self.outstanding.consuming = await self.broker.consume(
             Consumer(self.topology.reports_queue, self.settler.on_delivery, prefetch=PREFETCH_MESSAGES)
         )
-        begin = self.running.begin
+        begin, leading = self.running.begin, self._while_leading
         begin("accept", self.accepter.run())
         begin("settle", self.settler.run())
         begin("dispatch", self.dispatcher.run())
@@ -280,16 +284,17 @@ class Manager:
         begin("prompts", self.prompter.run())
         begin("results", run_every(RESULTS_SECONDS, "results", self.results.step))
         begin("leader", run_every(self.leader.pause, "leader", self.leader.step, wake=self.leader.vacant))
-        begin("recount", run_every(recount.STEP_SECONDS, "recount", self._while_leading(self.recount.step)))
-        begin("limits", run_every(PRUNE_SECONDS, "limits", self._while_leading(self.limiting.prune)))
-        begin("dead letters", run_every(recount.STEP_SECONDS, "dead letters", self._while_leading(self._dead_letters)))
-        begin("cancel", run_every(REMIND_SECONDS, "cancel", self._while_leading(self._remind)))
+        begin("recount", run_every(recount.STEP_SECONDS, "recount", leading(self.recount.step)))
+        begin("limits", run_every(PRUNE_SECONDS, "limits", leading(self.limiting.prune)))
+        begin("dead letters", run_every(recount.STEP_SECONDS, "dead letters", leading(self.dead_letters.count)))
+        begin("cancel", run_every(REMIND_SECONDS, "cancel", leading(self._remind)))
         begin("rescue", run_every(RESCUE_SECONDS, "rescue", self.rescuer.step, wake=self.rescuer.wake))
-        begin("deaf", run_every(deaf.STEP_SECONDS, "deaf", self._while_leading(self.deafness.step)))
+        begin("deaf", run_every(deaf.STEP_SECONDS, "deaf", leading(self.deafness.step)))
+        begin("stats", run_every(STATS_SECONDS, "stats", self.stats.step))
         pruning = partial(prune.step, self.database.upkeep)
-        begin("prune", run_every(prune.STEP_SECONDS, "prune", self._while_leading(pruning)))
-        begin("unserved", run_every(unserved.STEP_SECONDS, "unserved", self._while_leading(self.unserved.step)))
-        begin("retention", run_every(retention.STEP_SECONDS, "retention", self._while_leading(self._keep)))
+        begin("prune", run_every(prune.STEP_SECONDS, "prune", leading(pruning)))
+        begin("unserved", run_every(unserved.STEP_SECONDS, "unserved", leading(self.unserved.step)))
+        begin("retention", run_every(retention.STEP_SECONDS, "retention", leading(self._keep)))
 
     async def stop(self) -> None:
         """End the stages in the order of a task's life, so that what was taken in is finished. Idempotent."""
@@ -303,6 +308,7 @@ class Manager:
                 async with asyncio.timeout(5):
                     await self.settler.caught_up()
         await self.running.stop()
+        await self.stats.stop()
         await self.leader.give_up()
         await self.outstanding.stop()
         await self.news.stop()
@@ -319,9 +325,6 @@ class Manager:
 
     async def _remind(self) -> int:
         return await self.canceller.remind() if self.in_flight.total() else 0  # idle it asks nothing of Postgres
-
-    async def _dead_letters(self) -> int:
-        return await self.dead_letters.count() if self.broker.state is not LinkState.CLOSED else 0
 
     async def _keep(self) -> int:
         return await retention.step(self.database, retention=self.settings.retention)

@@ -12,10 +12,17 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tacoq_manager.sessions import Sessions
+from tacoq_manager.store.claim import Flow
 from tacoq_manager.store.settle import Applied
+from tacoq_manager.store.stats import Tally as Ended
+from tacoq_protocol.states import FINAL
 
 _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+_FINAL: Final = sorted(state.value for state in FINAL)
+MOST_FLOWS: Final = 1_000  # kinds of queues that have series of their own
+OTHERS: Final = Flow("other", "other")
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -39,7 +46,11 @@ class Metrics:
         self._publishes_failed = counter("tacoq_publishes_failed", "Batches given back: not confirmed")
         self._moves = counter("tacoq_moves", "Moves of tasks that were committed", "move")
         self._stale = counter("tacoq_moves_stale", "Reports of a closed release, dropped", "move")
-        self._final = counter("tacoq_tasks_final", "Tasks that became final", "state")
+        self._final = counter("tacoq_tasks_final", "Tasks that became final", "queue", "kind", "state")
+        self._retried = counter("tacoq_runs_retried", "Runs that failed and are followed by another", "queue", "kind")
+        self._runs = counter("tacoq_runs", "Runs that ended, however", "queue", "kind")
+        self._run_seconds = counter("tacoq_run_seconds", "What these took", "queue", "kind")
+        self._flows: set[Flow] = set()
         self._fallen_back = counter("tacoq_results_fallen_back", "Results that Redis did not take, kept in Postgres")
         self._dead = counter("tacoq_dead_lettered", "Messages, or parts of them, sent to the dead letters", "cause")
         self._sizes = histogram("tacoq_batch_size", "Rows of one statement", _SIZES)
@@ -71,15 +82,29 @@ class Metrics:
 
     def applied(self, moves: Iterable[Applied]) -> None:
         """These moves were committed."""
-        by_move, by_state = Tally[str](), Tally[str]()
-        for move in moves:
-            by_move[move.transition.move] += 1
-            if move.state.final:
-                by_state[move.state.value] += 1
-        for name, count in by_move.items():
+        for name, count in Tally(move.transition.move for move in moves).items():
             self._moves.labels(name).inc(count)
-        for state, count in by_state.items():
-            self._final.labels(state).inc(count)
+
+    def ended(self, tallies: Mapping[Flow, Ended]) -> None:
+        """So many tasks and runs of each kind ended."""
+        for flow, ended in tallies.items():
+            queue, kind = self._shown(flow)
+            for state in _FINAL:
+                if count := getattr(ended, state):
+                    self._final.labels(queue, kind, state).inc(count)
+            if ended.retried:
+                self._retried.labels(queue, kind).inc(ended.retried)
+            if ended.runs:
+                self._runs.labels(queue, kind).inc(ended.runs)
+                self._run_seconds.labels(queue, kind).inc(ended.run_seconds)
+
+    def _shown(self, flow: Flow) -> Flow:
+        """A series is kept for ever: kinds that somebody makes up are not to fill the memory."""
+        if flow not in self._flows:
+            if len(self._flows) >= MOST_FLOWS:
+                return OTHERS
+            self._flows.add(flow)
+        return flow
 
     def stale(self, move: str, count: int) -> None:
         self._stale.labels(move).inc(count)

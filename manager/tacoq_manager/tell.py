@@ -16,6 +16,7 @@ from tacoq_manager.news import News
 from tacoq_manager.notify import Waiters
 from tacoq_manager.prompts import Prompter
 from tacoq_manager.runtimes import RunTimes
+from tacoq_manager.stats import Stats, tally
 from tacoq_manager.store.claim import Flow, Line
 from tacoq_manager.store.settle import Applied
 from tacoq_manager.upkeep.leader import Leader
@@ -38,6 +39,7 @@ class Teller:
         credit: Credit,
         runtimes: RunTimes,
         metrics: Metrics,
+        stats: Stats,
         on_last_chance: Callable[[], None],
     ) -> None:
         self._leader = leader
@@ -48,6 +50,7 @@ class Teller:
         self._credit = credit
         self._runtimes = runtimes
         self._metrics = metrics
+        self._stats = stats
         self._on_last_chance = on_last_chance
 
     def settled(self, applied: Sequence[Applied]) -> None:
@@ -64,6 +67,9 @@ class Teller:
                 self._on_last_chance()
         self._learn(applied)
         self._metrics.applied(applied)
+        tallies = tally(applied)
+        self._metrics.ended(tallies)
+        self._stats.add(tallies)
 
     def ended(self, ended: Mapping[Line, int], transaction: int) -> None:
         """So many releases less are out. Who does not lead does not know how many there are."""

@@ -232,4 +232,4 @@ async def test_workers_queues_kinds_health_and_metrics_are_shown(url: str) -> No
     await get(url, "/livez")
     await get(url, "/readyz")
     async with aiohttp.ClientSession() as http, http.get(f"{url}/metrics") as answer:
-        assert 'tacoq_tasks_final_total{state="completed"}' in await answer.text()
+        assert 'tacoq_tasks_final_total{kind="add",queue="default",state="completed"}' in await answer.text()

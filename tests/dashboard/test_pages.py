@@ -37,6 +37,21 @@ async def test_what_failed_last_is_on_the_first_page(desk: Desk) -> None:
     await expect(desk.row(str(handle.id))).to_contain_text("ValueError: no bread")
 
 
+async def test_what_ended_lately_is_drawn_by_the_minute(desk: Desk) -> None:
+    await desk.page.goto(desk.stack.url)
+    await expect(desk.page.locator("main")).to_contain_text("Nothing has ended in the last hour.")
+    handles = await desk.tacoq.publish_many(h.add.task(number, 1) for number in range(7))
+    handles += await desk.tacoq.publish_many((h.fails.task("no bread") for _ in range(2)), max_attempts=1)
+    for handle in handles:
+        await handle.wait(20)
+    sums = desk.page.locator(".sums")
+    await expect(sums).to_contain_text("7 completed")
+    await expect(sums).to_contain_text("2 failed")
+    await expect(desk.page.locator(".chart rect.failed")).not_to_have_count(0)
+    await desk.open("/kinds")
+    await expect(desk.row("add").first.get_by_role("cell").nth(2)).to_have_text("7")
+
+
 async def test_task_shows_why_it_is_there_and_what_happened(desk: Desk) -> None:
     handle = await desk.tacoq.publish(h.fails_until.task(2), priority=3, fairness_key="customer 17")
     await handle.result(20)

@@ -143,6 +143,19 @@ async def test_while_postgres_is_away_everything_is_503_with_retry_after_and_the
         assert (await served.ask("GET", f"/v1/tasks/{before}"))[1]["state"] == "pending"
 
 
+async def test_stats_tell_what_ended_and_refuse_what_is_not_kept(served: Served) -> None:
+    task_id = await served.publish()
+    await served.ask("POST", f"/v1/tasks/{task_id}/cancel")
+    await served.manager.stats.step()
+    _, stats = await served.ask("GET", "/v1/stats?minutes=2&queue=default")
+    assert [minute["cancelled"] for minute in stats["minutes"]] == [1]
+    assert [(kind["kind"], kind["cancelled"]) for kind in stats["kinds"]] == [("add", 1)]
+    for query in ("minutes=0", "minutes=1441", "minutes=many"):
+        status, problem = await served.ask("GET", f"/v1/stats?{query}")
+        assert status == 422
+        assert "minutes" in problem["detail"]
+
+
 async def test_metrics_count_batches(served: Served) -> None:
     task_id = await served.publish()
     await served.ask("POST", f"/v1/tasks/{task_id}/cancel")
@@ -150,7 +163,7 @@ async def test_metrics_count_batches(served: Served) -> None:
         assert response.content_type == "text/plain"
         metrics = dict(re.findall(r"^([^#\s]+) (\S+)$", await response.text(), re.MULTILINE))
     assert metrics["tacoq_tasks_accepted_total"] == "1.0"
-    assert metrics['tacoq_tasks_final_total{state="cancelled"}'] == "1.0"
+    assert metrics['tacoq_tasks_final_total{kind="add",queue="default",state="cancelled"}'] == "1.0"
     assert metrics['tacoq_moves_total{move="cancel"}'] == "1.0"
     assert metrics["tacoq_leases_past_expiry"] == "0.0"
     assert metrics['tacoq_batch_size_count{statement="accept"}'] == "1.0"

@@ -133,7 +133,8 @@ async def test_ten_thousand_waiting_tasks_are_cancelled_each_once(served: Served
     sums = await all_pages(served, "cancel", {"kind": "add"}, most=10_000, as_of=counted["as_of"])
     assert (sums["done"], sums["requested"]) == (10_000, 0)
     assert await states(database) == {"cancelled": 10_000, "pending": 10}
-    assert served.manager.metrics.registry.get_sample_value("tacoq_tasks_final_total", {"state": "cancelled"}) == 10_000
+    labels = {"queue": "default", "kind": "add", "state": "cancelled"}
+    assert served.manager.metrics.registry.get_sample_value("tacoq_tasks_final_total", labels) == 10_000
     assert (await ask(served, "cancel", {"kind": "add"}))[1]["count"] == 0
 
 

@@ -118,7 +118,7 @@ async def test_leader_shows_how_many_dead_letters_there_are(released: Floor) -> 
     assert b"tacoq_dead_letters " not in released.manager.metrics.text(), "nobody has looked"
     letters = [DeadLetter(DeadCause.REFUSED, "why", "reports", "reports/1", b"%d" % number) for number in range(3)]
     assert await released.manager.dead_letters.send(letters)
-    assert await released.manager._dead_letters() == 3
+    assert await released.manager.dead_letters.count() == 3
     assert b"tacoq_dead_letters 3.0" in released.manager.metrics.text()
     await released.manager.leader.give_up()
     assert b"tacoq_dead_letters " not in released.manager.metrics.text()

@@ -51,6 +51,7 @@ export function keepTimes() {
 
 /** A length of time, as exactly as it is of use. */
 export function seconds(value) {
+  if (value > 0 && value < 0.001) return "< 1 ms";
   if (value < 1) return `${Math.round(value * 1000)} ms`;
   if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
   const [unit, size] = UNITS.find(([, size]) => value >= size);

@@ -174,6 +174,20 @@ workers = Table(  # sessions, for people and after a restart; beats never come h
     Column("detail", Text),
 )
 
+task_stats = Table(  # each manager adds to rows of its own
+    "task_stats",
+    metadata,
+    Column("minute", _moment, primary_key=True),
+    Column("queue", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("manager", Uuid, primary_key=True),
+    *(
+        Column(name, Integer, nullable=False)
+        for name in ("completed", "failed", "cancelled", "expired", "retried", "runs")
+    ),
+    Column("run_seconds", Double, nullable=False),
+)
+
 kinds = Table(
     "kinds",
     metadata,

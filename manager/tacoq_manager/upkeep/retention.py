@@ -1,4 +1,4 @@
-"""Retention: how long things are kept in; what is older gone: history by the day, ended sessions, kinds out of use.
+"""Retention: how long things are kept in; what is older gone: history by the day, sessions, kinds out of use, stats.
 
 History's partitions are made here, too, a week ahead.
 """
@@ -11,6 +11,7 @@ from typing import Final
 from tacoq_manager.store.engine import Database
 from tacoq_manager.store.history import drop_partitions, ensure_partitions
 from tacoq_manager.store.registry import forget
+from tacoq_manager.store.stats import prune
 
 STEP_SECONDS: Final = 600.0
 UNUSED_KINDS: Final = timedelta(days=30)  # however short the retention: who publishes one meets its schema and queue
@@ -21,4 +22,5 @@ async def step(database: Database, *, retention: timedelta, now: datetime | None
     now = now or datetime.now(UTC)
     made = await ensure_partitions(database, now.date())
     dropped = await drop_partitions(database, now - retention)
-    return made + dropped + await forget(database, sessions=now - retention, kinds_seen=now - UNUSED_KINDS)
+    forgotten = await forget(database, sessions=now - retention, kinds_seen=now - UNUSED_KINDS)
+    return made + dropped + forgotten + await prune(database)

@@ -5,14 +5,28 @@ import { h, link, moment, number, seconds, table } from "../dom.js";
 import { action, Fresh } from "../fresh.js";
 import { limits } from "./queues.js";
 
+const MINUTES = 60;
+
 export function kinds({ signal }) {
-  const list = new Fresh((signal) => get("v1/kinds", {}, signal), ({ kinds }) => drawn(kinds), signal);
+  const list = new Fresh(look, drawn, signal);
+
+  async function look(signal) {
+    const [{ kinds }, stats] = await Promise.all([
+      get("v1/kinds", {}, signal),
+      get("v1/stats", { minutes: MINUTES }, signal),
+    ]);
+    const lately = new Map(stats.kinds.map((each) => [`${each.queue} ${each.kind}`, each]));
+    return kinds.map((kind) => ({ ...kind, lately: lately.get(`${kind.queue} ${kind.name}`) }));
+  }
 
   function drawn(kinds) {
     return table(
       [
         ["Kind", (kind) => link(`/tasks?${new URLSearchParams({ kind: kind.name, queue: kind.queue })}`, kind.name)],
         ["Queue", (kind) => kind.queue],
+        ["Completed", ({ lately }) => number(lately?.completed ?? 0), "number"],
+        ["Failed", ({ lately }) => number(lately?.failed ?? 0), "number"],
+        ["Mean run", ({ lately }) => (lately?.runs ? seconds(lately.run_seconds / lately.runs) : ""), "number"],
         ["Attempts", (kind) => number(kind.max_attempts), "number"],
         ["Timeout", (kind) => (kind.timeout ? seconds(kind.timeout) : ""), "number"],
         ["Limits", (kind) => limits(kind.limits)],
@@ -32,7 +46,7 @@ export function kinds({ signal }) {
     return action(`resume-${kind.queue}-${kind.name}`, "Resume", () => post(path), { then: list.again });
   }
 
-  return [h("h1", {}, "Kinds"), list.element];
+  return [h("h1", {}, "Kinds"), h("p", {}, "Completed, failed and mean run are of the last hour."), list.element];
 }
 
 function held({ held_until, held_keys }) {

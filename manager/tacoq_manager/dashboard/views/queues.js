@@ -3,6 +3,7 @@
 import { get, post } from "../api.js";
 import { h, link, number, table } from "../dom.js";
 import { action, Fresh } from "../fresh.js";
+import { lastHour } from "./hour.js";
 import { taskTable } from "./tasks.js";
 
 const LAST = 8; // failures
@@ -37,7 +38,11 @@ export function queues({ signal }) {
       : action(`pause-${queue.name}`, "Pause", () => post(`${path}/pause`), { then: list.again });
   }
 
-  return [h("h1", {}, "Queues"), list.element, h("h2", {}, "Failed last"), failed.element];
+  return [
+    h("h1", {}, "Queues"), list.element,
+    h("h2", {}, "Ended in the last hour"), lastHour({}, signal),
+    h("h2", {}, "Failed last"), failed.element,
+  ];
 }
 
 function count(queue, state) {
