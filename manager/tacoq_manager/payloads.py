@@ -44,9 +44,12 @@ class PayloadCheck:
             return "it is nested too deep to be read"
         problem = None
         for validator in validators:
-            if validator is None or validator.is_valid(value):
-                return None
-            problem = problem or _problem(validator, value)
+            try:
+                if validator is None or validator.is_valid(value):
+                    return None
+                problem = problem or _problem(validator, value)
+            except ValueError:  # it reads less deep than JSON was read
+                return "it is nested too deep to be checked"
         return problem
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ class Desk:
         return self.page.get_by_role("row").filter(has_text=text)
 
     async def press(self, name: str, *, inside: Locator | None = None) -> None:
-        await (inside or self.page).get_by_role("button", name=name, exact=True).click()
+        """The button of this name, or of this name for something."""
+        await (inside or self.page).get_by_role("button", name=re.compile(rf"^{re.escape(name)}(?!\w)")).click()
 
     async def answer(self, name: str) -> None:
         """Press a button of the question that is asked."""
@@ -71,7 +73,8 @@ async def page() -> AsyncIterator[Page]:
     wrong: list[str] = []
 
     def heard(message: ConsoleMessage) -> None:
-        if message.type == "error" and not message.text.startswith("Failed to load resource"):  # an answer, or none
+        answered = message.text.startswith("Failed to load resource") and "/v1/" in message.location["url"]
+        if message.type == "error" and not answered:  # the API may refuse, or be away
             wrong.append(message.text)
 
     def thrown(error: Error) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urljoin
+
 import aiohttp
 import pytest
 from playwright.async_api import expect
@@ -29,6 +31,29 @@ async def test_key_is_asked_for_once_and_kept(desk: Desk) -> None:
     await desk.page.reload()
     await expect(desk.row("add")).to_be_visible()
     await expect(dialog).to_be_hidden()
+
+
+@pytest.mark.parametrize("api_key", [KEY])
+async def test_who_gives_no_key_is_not_asked_again(desk: Desk) -> None:
+    sent: list[str | None] = []
+    desk.page.on("request", lambda request: sent.append(request.headers.get("authorization")))
+    await desk.open("/queues")
+    await desk.page.get_by_label("API key").fill("half of i")
+    await desk.page.keyboard.press("Escape")
+    await expect(desk.page.get_by_role("alert")).to_contain_text("reload the page")
+    await desk.open("/workers")
+    await expect(desk.page.get_by_role("alert")).to_contain_text("reload the page")
+    await expect(desk.page.get_by_role("dialog")).to_have_count(0)
+    assert {*sent} == {None}
+
+
+async def test_it_works_below_a_path_of_a_proxy(stack: Stack) -> None:
+    async with aiohttp.ClientSession() as http:
+        for path in ("/", "/dashboard"):
+            async with http.get(f"{stack.url}{path}", allow_redirects=False) as answer:
+                assert urljoin(f"https://ops.example/queue{path}", answer.headers["Location"]) == (
+                    "https://ops.example/queue/dashboard/"
+                )
 
 
 @pytest.mark.parametrize("api_key", [KEY])

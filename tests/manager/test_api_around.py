@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from scripts.services import PrivatePostgres
 from tacoq_manager.api.docs import _MODELS
@@ -141,6 +144,31 @@ async def test_while_postgres_is_away_everything_is_503_with_retry_after_and_the
 
         await eventually(back, 30)
         assert (await served.ask("GET", f"/v1/tasks/{before}"))[1]["state"] == "pending"
+
+
+async def test_a_search_ends_with_who_asked_for_it_and_readiness_does_not_wait(served: Served) -> None:
+    """Searches stand before a table that is locked; whoever asked for them goes away."""
+    database = served.manager.database
+
+    async def searching() -> int:
+        rows = await database.read.fetch(
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%task_history%' "
+            "AND wait_event_type = 'Lock'"
+        )
+        return len(rows)
+
+    async with database.engine.connect() as connection, connection.begin():
+        await connection.execute(text("LOCK TABLE task_history"))
+        asked = [asyncio.create_task(served.ask("GET", "/v1/tasks?state=failed")) for _ in range(8)]
+        await eventually(lambda: _is(searching(), 2))
+        assert (await served.ask("GET", "/readyz"))[0] == 200
+        for task in asked:
+            task.cancel()
+        await eventually(lambda: _is(searching(), 0))
+
+
+async def _is(count: Coroutine[Any, Any, int], wanted: int) -> bool:
+    return await count == wanted
 
 
 async def test_stats_tell_what_ended_and_refuse_what_is_not_kept(served: Served) -> None:

@@ -38,7 +38,8 @@ def test_problem_names_the_place_and_not_what_was_sent() -> None:
     assert check.problem("q", "k", b'{"y": ["a"]}') is None
     assert check.problem("q", "k", b'{"y": ["a", 5]}') == '$.y[1]: value is not of type "string"'
     assert "Number out of range" in (check.problem("q", "k", b'{"y": 1e999}') or "")
-    assert "too deep" in (check.problem("q", "k", b"[" * 100_000 + b"]" * 100_000) or "")
+    for depth in (500, 100_000):  # too deep for the schema's check, and for any reader
+        assert "too deep" in (check.problem("q", "k", b"[" * depth + b"]" * depth) or "")
 
 
 def test_kind_that_nobody_registered_takes_all() -> None:

@@ -19,6 +19,7 @@ def create_app(manager: Manager) -> Doors:
         version=version("tacoq-manager"),
         description="A very smart task queue: publish tasks, wait for results, see what runs.",
         responses=docs.PROBLEM,
+        docs_url=None,  # `docs.install` does
         redoc_url=None,
     )
     app.state.manager = manager
@@ -26,7 +27,7 @@ def create_app(manager: Manager) -> Doors:
     for part in (tasks, schedules, workers, queues, kinds, stats, health):
         app.include_router(part.router)
     dashboard.install(app)
-    app.openapi = docs.describe(app)  # type: ignore[method-assign]
+    docs.install(app)
     problems.install(app)
     key = manager.settings.api_key
     guard = OwnPagesOnly(manager.settings.host) if key is None else RequireKey(key.get_secret_value())

@@ -35,7 +35,8 @@ class _Files(StaticFiles):
 
 def install(app: FastAPI) -> None:
     """Serve the dashboard below PATH, and send who asks for `/` there."""
-    app.add_route("/", _to_the_dashboard, include_in_schema=False)
+    for path in ("/", PATH):
+        app.add_route(path, _to_the_dashboard, include_in_schema=False)
     app.mount(PATH, _Files(directory=_FILES, html=True))
 
 
@@ -44,5 +45,5 @@ def is_file(path: str) -> bool:
     return path in ("/", PATH) or path.startswith(f"{PATH}/")
 
 
-async def _to_the_dashboard(request: Request) -> Response:
-    return RedirectResponse(f"{request.scope.get('root_path', '')}{PATH}/")
+async def _to_the_dashboard(_request: Request) -> Response:
+    return RedirectResponse(f"{PATH[1:]}/")  # relative: a proxy may have it below a path of its own

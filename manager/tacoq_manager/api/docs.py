@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tacoq_protocol.http import (
     Accepted,
@@ -56,15 +59,22 @@ PROBLEM: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Return `app.openapi`: made once, when somebody asks."""
+def install(app: FastAPI) -> None:
+    """Serve the description at /openapi.json, made once, when somebody asks, and a page of it at /docs."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _document(app)
         return app.openapi_schema
 
-    return openapi
+    async def page(request: Request) -> Response:
+        url = f"{request.scope.get('root_path', '')}{app.openapi_url}"
+        shown = get_swagger_ui_html(openapi_url=url, title=app.title)
+        shown.headers["Content-Security-Policy"] = "frame-ancestors 'none'"  # it has buttons: no page is laid over it
+        return shown
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    app.add_route("/docs", page, include_in_schema=False)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

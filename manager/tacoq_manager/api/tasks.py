@@ -132,21 +132,18 @@ class Filters(BaseModel):
 @router.get("", response_class=Response, responses=answer(TaskPage))
 async def list_tasks(request: Request, filters: Annotated[Filters, Query()]) -> Response:
     """List tasks, the newest first, without payload and result."""
-    page = await store.find(
-        manager_of(request).database,
-        TaskFilter(
-            kind=filters.kind,
-            queue=filters.queue,
-            fairness_key=filters.fairness_key,
-            state=tuple(filters.state),
-            created_after=filters.created_after,
-            created_before=filters.created_before,
-            error=filters.error,
-        ),
-        cursor=filters.cursor,
-        limit=filters.limit,
+    meant = TaskFilter(
+        kind=filters.kind,
+        queue=filters.queue,
+        fairness_key=filters.fairness_key,
+        state=tuple(filters.state),
+        created_after=filters.created_after,
+        created_before=filters.created_before,
+        error=filters.error,
     )
-    return json_response(page)
+    found = store.find(manager_of(request).database, meant, cursor=filters.cursor, limit=filters.limit)
+    page = await while_connected(request, found)  # a search goes on for nobody else
+    return Response() if page is None else json_response(page)
 
 
 @router.post("/{task_id}/cancel", responses={202: {"model": Cancelled, "description": "A worker was asked to stop it"}})

@@ -3,6 +3,10 @@
 import { askForKey } from "./dialogs.js";
 
 const ROOT = new URL("../", document.baseURI); // the manager, also below the path of a proxy
+const KEY = `tacoq key of ${ROOT.pathname}`; // of this one: others may be below other paths of the host
+const PATIENCE = 20_000; // ms, for what only reads
+
+let withoutKey = false; // whoever looks at it gave none
 
 /** What the manager refuses, in its own words, or that it cannot be reached. */
 export class ApiError extends Error {
@@ -21,22 +25,15 @@ export async function text(path, { method = "GET", query = {}, body, signal } = 
     }
   }
   for (;;) {
-    const key = sessionStorage.getItem("key");
+    const key = sessionStorage.getItem(KEY);
     const headers = key === null ? {} : { Authorization: `Bearer ${key}` };
     if (body !== undefined) headers["Content-Type"] = "application/json";
-    let answer;
-    try {
-      answer = await fetch(url, { method, headers, body: body && JSON.stringify(body), signal });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new ApiError(0, "the manager cannot be reached");
-    }
-    if (answer.status === 401) {
-      sessionStorage.setItem("key", await askForKey(key !== null));
-      signal?.throwIfAborted();
+    const request = { method, headers, body: body && JSON.stringify(body), signal: patient(method, signal) };
+    const { answer, said } = await answered(url, request, signal);
+    if (answer.status === 401 && answer.headers.get("WWW-Authenticate") === "Bearer") {
+      if (sessionStorage.getItem(KEY) === key) await getKey(key !== null);
       continue;
     }
-    const said = await answer.text();
     if (!answer.ok) throw new ApiError(answer.status, detailOf(answer, said));
     return said;
   }
@@ -45,7 +42,11 @@ export async function text(path, { method = "GET", query = {}, body, signal } = 
 /** The same, read as JSON; null when it is empty. */
 export async function ask(path, options) {
   const said = await text(path, options);
-  return said === "" ? null : JSON.parse(said);
+  try {
+    return said === "" ? null : JSON.parse(said);
+  } catch {
+    throw new ApiError(0, "what answered is not the manager");
+  }
 }
 
 export const get = (path, query, signal) => ask(path, { query, signal });
@@ -60,10 +61,36 @@ export function exactly(said) {
   );
 }
 
-function detailOf(answer, said) {
+async function answered(url, request, signal) {
   try {
-    return JSON.parse(said).detail;
+    const answer = await fetch(url, request);
+    return { answer, said: await answer.text() };
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new ApiError(0, error.name === "TimeoutError" ? "the manager does not answer" : "the manager cannot be reached");
+  }
+}
+
+function patient(method, signal) {
+  if (method !== "GET") return signal;
+  const limit = AbortSignal.timeout(PATIENCE);
+  return signal ? AbortSignal.any([signal, limit]) : limit;
+}
+
+async function getKey(wasRefused) {
+  const key = withoutKey ? null : await askForKey(wasRefused);
+  if (key === null) {
+    withoutKey = true;
+    throw new ApiError(401, "this manager wants a key: reload the page to be asked for it again");
+  }
+  sessionStorage.setItem(KEY, key);
+}
+
+function detailOf(answer, said) {
+  const fallback = `${answer.status} ${answer.statusText}`; // of somebody in between
+  try {
+    return JSON.parse(said).detail ?? fallback;
   } catch {
-    return `${answer.status} ${answer.statusText}`; // of somebody in between
+    return fallback;
   }
 }

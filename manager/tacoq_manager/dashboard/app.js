@@ -1,7 +1,7 @@
 // The address in, the page it names out.
 
-import { keepTimes } from "./dom.js";
-import { clear } from "./fresh.js";
+import { showTimes } from "./dom.js";
+import { turn } from "./fresh.js";
 import { kinds } from "./views/kinds.js";
 import { queues } from "./views/queues.js";
 import { schedules } from "./views/schedules.js";
@@ -9,7 +9,7 @@ import { task } from "./views/task.js";
 import { tasks } from "./views/tasks.js";
 import { worker, workers } from "./views/workers.js";
 
-// Each returns elements, and asks the manager until `signal` says that another page is shown.
+// Each returns elements; what is fresh in them asks the manager until another page is shown.
 const PAGES = [
   [/^\/queues$/, "Queues", queues],
   [/^\/tasks$/, "Tasks", tasks],
@@ -20,29 +20,36 @@ const PAGES = [
   [/^\/schedules$/, "Schedules", schedules],
 ];
 
-let shown = new AbortController();
-
 function show() {
   const [path, query] = (location.hash.slice(1) || "/queues").split("?");
   const found = PAGES.map(([pattern, title, page]) => [path.match(pattern), title, page]).find(([match]) => match);
-  if (found === undefined) {
+  const argument = decoded(found?.[0][1]);
+  if (found === undefined || argument === null) {
     location.replace("#/queues");
     return;
   }
-  const [match, title, page] = found;
-  shown.abort();
-  shown = new AbortController();
-  clear();
-  document.title = `${title} · TacoQ`;
+  const [, title, page] = found;
+  const before = document.activeElement?.id;
+  turn();
+  document.title = `${title}${argument === undefined ? "" : ` ${argument.slice(-12)}`} · TacoQ`;
   for (const each of document.querySelectorAll("nav a")) {
-    const here = path.startsWith(each.getAttribute("href").slice(1));
-    each.toggleAttribute("aria-current", here);
+    if (path.startsWith(each.getAttribute("href").slice(1))) each.setAttribute("aria-current", "page");
+    else each.removeAttribute("aria-current");
   }
-  const argument = match[1] === undefined ? undefined : decodeURIComponent(match[1]);
-  const content = page({ argument, query: new URLSearchParams(query), signal: shown.signal });
-  const focused = document.activeElement?.id;
-  document.getElementById("view").replaceChildren(...content);
-  if (focused) document.getElementById(focused)?.focus(); // as of a filter that is being set
+  document.getElementById("view").replaceChildren(...page({ argument, query: new URLSearchParams(query) }));
+  // A filter that is being set keeps the focus; else it is where reading begins.
+  const again = before && document.getElementById("view").querySelector(`#${CSS.escape(before)}`);
+  const heading = document.querySelector("main h1");
+  heading.tabIndex = -1;
+  (again || heading).focus();
+}
+
+function decoded(argument) {
+  try {
+    return argument === undefined ? undefined : decodeURIComponent(argument);
+  } catch {
+    return null;
+  }
 }
 
 document.getElementById("find").addEventListener("submit", (event) => {
@@ -52,5 +59,5 @@ document.getElementById("find").addEventListener("submit", (event) => {
   event.target.reset();
 });
 window.addEventListener("hashchange", show);
-keepTimes();
+setInterval(showTimes, 1000);
 show();

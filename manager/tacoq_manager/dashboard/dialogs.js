@@ -4,42 +4,42 @@ import { h } from "./dom.js";
 
 let keyAsked = null;
 
-/** Ask before something is done; return whether it may be. */
-export function confirmed(question, verb) {
-  return opened(
-    h("p", {}, question),
+/** Ask before something is done; return whether it may be. It may not when `signal` ends the page before. */
+export function confirmed(question, verb, signal) {
+  return opened(question, signal,
     h("menu", {},
       h("button", { value: "", autofocus: true }, "Back"),
-      h("button", { value: "yes", class: "strong" }, verb)),
-  ).then((answer) => answer === "yes");
+      h("button", { value: "yes", class: "strong" }, verb)));
 }
 
-/** Ask for the API key until one is given; all who ask at once share the question. */
+/** Ask for the API key; null: none was given. All who ask at once share the question. */
 export function askForKey(wasRefused) {
   keyAsked ??= keyFrom(wasRefused).finally(() => (keyAsked = null));
   return keyAsked;
 }
 
 async function keyFrom(wasRefused) {
-  for (;;) {
-    const input = h("input", { type: "password", name: "key", autocomplete: "current-password", autofocus: true });
-    await opened(
-      h("p", {}, wasRefused ? "That is not this manager’s key." : "This manager wants a key."),
-      h("label", {}, "API key (TACOQ_API_KEY) ", input),
-      h("menu", {}, h("button", { value: "yes", class: "strong" }, "Use it")),
-    );
-    if (/^[\x21-\x7e]+$/.test(input.value.trim())) return input.value.trim();
-  }
+  const input = h("input", {
+    type: "password", name: "key", autocomplete: "current-password", autofocus: true, required: true,
+    pattern: "[ -~]+", title: "ASCII, as a header can carry it",
+  });
+  const given = await opened(
+    wasRefused ? "That is not this manager’s key." : "This manager wants a key.", undefined,
+    h("label", {}, "API key (TACOQ_API_KEY) ", input),
+    h("menu", {}, h("button", { value: "yes", class: "strong" }, "Use it")),
+  );
+  return given ? input.value.trim() : null;
 }
 
-function opened(...content) {
-  const dialog = h("dialog", {}, h("form", { method: "dialog" }, ...content));
+function opened(question, signal, ...content) {
+  const dialog = h("dialog", { "aria-label": question }, h("form", { method: "dialog" }, h("p", {}, question), ...content));
   document.body.append(dialog);
   dialog.showModal();
   return new Promise((resolve) => {
+    signal?.addEventListener("abort", () => dialog.close(""), { once: true });
     dialog.addEventListener("close", () => {
       dialog.remove();
-      resolve(dialog.returnValue);
+      resolve(dialog.returnValue === "yes");
     });
   });
 }

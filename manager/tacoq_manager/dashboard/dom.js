@@ -13,17 +13,21 @@ export function h(tag, attributes = {}, ...children) {
       element.setAttribute(name, value === true ? "" : value);
     }
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
-/** A table; `columns` are [heading, cell of a row, class] and nothing is shown of an empty one but `empty`. */
+/** A table; `columns` are [heading, cell of a row, class], and of an empty one nothing is shown but `empty`. */
 export function table(columns, rows, empty) {
   if (rows.length === 0) return h("p", { class: "empty" }, ...[empty].flat());
   return h("div", { class: "wide" }, h("table", {},
     h("thead", {}, h("tr", {}, columns.map(([heading, , kind]) => h("th", { scope: "col", class: kind }, heading)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, columns.map(([, cell, kind]) => h("td", { class: kind }, cell(row)))))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, columns.map(([, cell, kind]) => filled(cell(row), kind))))),
   ));
+}
+
+function filled(content, kind) {
+  return h("td", { class: kind, title: typeof content === "string" && content.length > 30 ? content : null }, content);
 }
 
 /** Names and values, one below the other; what has no value is not there. */
@@ -36,17 +40,22 @@ export const link = (path, ...children) => h("a", { href: `#${path}` }, ...child
 export const taskLink = (id) => h("a", { href: `#/tasks/${id}`, class: "id" }, id);
 export const stateOf = (state) => h("span", { class: `state ${state}` }, state);
 export const number = (value) => NUMBER.format(value);
+export const many = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
 
-/** How long ago, or until when, kept up to date; the moment itself when pointed at. */
+/** How long ago, or until when; the moment itself when pointed at. `showTimes` writes it, again and again. */
 export function moment(at) {
-  if (at === undefined || at === null) return null;
-  return h("time", { datetime: at, title: MOMENT.format(new Date(at)) }, ago(at));
+  return at ? h("time", { datetime: at, title: MOMENT.format(new Date(at)) }) : null;
 }
 
-export function keepTimes() {
-  setInterval(() => {
-    for (const each of document.querySelectorAll("time")) each.textContent = ago(each.dateTime);
-  }, 1000);
+/** How long it has been going on, as `showTimes` writes it. */
+export const since = (at) => h("time", { datetime: at, class: "since" });
+
+export function showTimes(place = document) {
+  for (const each of place.querySelectorAll("time")) {
+    const past = (Date.now() - new Date(each.dateTime)) / 1000;
+    const words = each.className === "since" ? seconds(Math.max(past, 0)) : ago(past);
+    if (each.textContent !== words) each.textContent = words;
+  }
 }
 
 /** A length of time, as exactly as it is of use. */
@@ -59,8 +68,7 @@ export function seconds(value) {
   return `${Math.floor(value / size)} ${unit}${rest >= 1 ? ` ${rough(rest)}` : ""}`;
 }
 
-function ago(at) {
-  const past = (Date.now() - new Date(at)) / 1000;
+function ago(past) {
   if (Math.abs(past) < 1) return "now";
   return past > 0 ? `${rough(past)} ago` : `in ${rough(-past)}`;
 }

@@ -55,6 +55,7 @@ UNFIT = (asyncpg.SyntaxOrAccessError, asyncpg.ObjectNotInPrerequisiteStateError)
 
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
+SEARCHES = 2  # at a time
 
 
 class DatabaseUnavailable(TacoqError):
@@ -185,6 +186,7 @@ class Database:
             pool_pre_ping=True,
             connect_args={"server_settings": {"application_name": "tacoq"}, "timeout": CONNECT_SECONDS},
         )
+        self.searches = asyncio.Semaphore(SEARCHES)  # of the engine's connections
 
     async def close(self) -> None:
         for connection in (self.accept, self.claim, self.settle, self.read, self.upkeep, self.leader):

@@ -80,11 +80,12 @@ def parameters(filter: TaskFilter) -> dict[str, object]:
 async def searching(database: Database) -> AsyncIterator[AsyncConnection]:
     """A transaction whose statements may take SEARCH_SECONDS each; committed at the end.
 
-    Not on a hot connection: lookups would wait for it. Raises FilterRefused when a statement takes longer.
+    Not on a hot connection: lookups would wait for it. Two at a time: who asks whether the manager is ready takes his
+    connection where they take theirs. Raises FilterRefused when a statement takes longer.
     """
     with database_faults():
         try:
-            async with database.engine.begin() as connection:
+            async with database.searches, database.engine.begin() as connection:
                 await connection.execute(_SETTINGS, {"timeout": f"{SEARCH_SECONDS * 1000:.0f}"})
                 yield connection
         except DBAPIError as error:

@@ -10,9 +10,9 @@ const HEIGHT = 60;
 const STATES = ["completed", "failed", "cancelled", "expired"]; // from below
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A chart of them; `query` may name a kind and a queue. */
-export function lastHour(query, signal) {
-  return new Fresh((signal) => get("v1/stats", { ...query, minutes: MINUTES }, signal), drawn, signal).element;
+/** A chart of them. */
+export function lastHour() {
+  return new Fresh((signal) => get("v1/stats", { minutes: MINUTES }, signal), drawn).element;
 }
 
 function drawn({ this_minute, minutes }) {

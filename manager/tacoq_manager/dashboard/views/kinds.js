@@ -7,8 +7,8 @@ import { limits } from "./queues.js";
 
 const MINUTES = 60;
 
-export function kinds({ signal }) {
-  const list = new Fresh(look, drawn, signal);
+export function kinds() {
+  const list = new Fresh(look, drawn);
 
   async function look(signal) {
     const [{ kinds }, stats] = await Promise.all([
@@ -43,7 +43,7 @@ export function kinds({ signal }) {
   function resume(kind) {
     if (!kind.held_until && kind.held_keys.length === 0) return "";
     const path = `v1/kinds/${encodeURIComponent(kind.name)}/resume?${new URLSearchParams({ queue: kind.queue })}`;
-    return action(`resume-${kind.queue}-${kind.name}`, "Resume", () => post(path), { then: list.again });
+    return action(`resume-${kind.queue}-${kind.name}`, "Resume", () => post(path), { of: `kind ${kind.name}`, then: list.again });
   }
 
   return [h("h1", {}, "Kinds"), h("p", {}, "Completed, failed and mean run are of the last hour."), list.element];

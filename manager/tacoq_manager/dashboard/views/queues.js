@@ -8,12 +8,11 @@ import { taskTable } from "./tasks.js";
 
 const LAST = 8; // failures
 
-export function queues({ signal }) {
-  const list = new Fresh((signal) => get("v1/queues", {}, signal), ({ queues }) => drawn(queues), signal);
+export function queues() {
+  const list = new Fresh((signal) => get("v1/queues", {}, signal), ({ queues }) => drawn(queues));
   const failed = new Fresh(
     (signal) => get("v1/tasks", { state: "failed", limit: LAST }, signal),
     ({ tasks }) => taskTable(tasks, "Nothing has failed."),
-    signal,
   );
 
   function drawn(queues) {
@@ -33,14 +32,15 @@ export function queues({ signal }) {
 
   function pauseOrResume(queue) {
     const path = `v1/queues/${encodeURIComponent(queue.name)}`;
-    return queue.paused
-      ? action(`resume-${queue.name}`, "Resume", () => post(`${path}/resume`), { then: list.again })
-      : action(`pause-${queue.name}`, "Pause", () => post(`${path}/pause`), { then: list.again });
+    const verb = queue.paused ? "Resume" : "Pause";
+    return action(`toggle-${queue.name}`, verb, () => post(`${path}/${verb.toLowerCase()}`), {
+      of: `queue ${queue.name}`, then: list.again,
+    });
   }
 
   return [
     h("h1", {}, "Queues"), list.element,
-    h("h2", {}, "Ended in the last hour"), lastHour({}, signal),
+    h("h2", {}, "Ended in the last hour"), lastHour(),
     h("h2", {}, "Failed last"), failed.element,
   ];
 }
@@ -53,7 +53,7 @@ function count(queue, state) {
 function slots(queue) {
   const used = Math.min(queue.queued + queue.running, queue.slots);
   if (queue.slots === 0) return h("span", { class: "none" }, "none");
-  return [h("meter", { max: queue.slots, value: used }), ` ${number(used)} of ${number(queue.slots)}`];
+  return [h("meter", { max: queue.slots, value: used, "aria-label": "Slots in use" }), ` ${number(used)} of ${number(queue.slots)}`];
 }
 
 /** Limits of a queue or a kind, in words. */

@@ -4,8 +4,8 @@ import { get, post } from "../api.js";
 import { h, moment, table, taskLink } from "../dom.js";
 import { action, Fresh } from "../fresh.js";
 
-export function schedules({ signal }) {
-  const list = new Fresh((signal) => get("v1/schedules", {}, signal), ({ schedules }) => drawn(schedules), signal);
+export function schedules() {
+  const list = new Fresh((signal) => get("v1/schedules", {}, signal), ({ schedules }) => drawn(schedules));
 
   function drawn(schedules) {
     return table(
@@ -27,12 +27,12 @@ export function schedules({ signal }) {
   function buttons({ name, paused }) {
     const path = `v1/schedules/${encodeURIComponent(name)}`;
     const told = ({ id }) => h("span", {}, "Published: ", taskLink(id));
+    const verb = paused ? "Resume" : "Pause";
+    const about = { of: `schedule ${name}`, then: list.again };
     return [
-      action(`run-${name}`, "Run now", () => post(`${path}/run`), { told, then: list.again }),
+      action(`run-${name}`, "Run now", () => post(`${path}/run`), { ...about, told }),
       " ",
-      paused
-        ? action(`resume-${name}`, "Resume", () => post(`${path}/resume`), { then: list.again })
-        : action(`pause-${name}`, "Pause", () => post(`${path}/pause`), { then: list.again }),
+      action(`toggle-${name}`, verb, () => post(`${path}/${verb.toLowerCase()}`), about),
     ];
   }
 

@@ -6,23 +6,31 @@ import { action, Fresh } from "../fresh.js";
 import { ran } from "./tasks.js";
 
 const FINAL = ["completed", "failed", "cancelled", "expired"];
+const MOST = 200_000; // characters of a payload or a result that are shown
+const INDENTED = { characters: 50_000, depth: 100 }; // what is more would be mostly spaces
 
-export function task({ argument, signal }) {
+export function task({ argument }) {
   const path = `v1/tasks/${encodeURIComponent(argument)}`;
-  // Each part is drawn anew when it changes, so that what is being read or copied elsewhere stays.
-  const task = new Fresh((signal) => text(path, { query: { payload: "true" }, signal }), drawn, signal);
-  const why = new Fresh((signal) => get(`${path}/why`, {}, signal), ({ sentence }) => h("p", {}, sentence), signal);
-  const timeline = new Fresh((signal) => get(`${path}/timeline`, {}, signal), ({ events }) => happened(events), signal);
-
-  function again() {
-    for (const part of [task, why, timeline]) part.again();
-  }
+  // Parts by themselves: what is being read or copied in one stays while another changes, and a payload is asked for once.
+  const about = new Fresh((signal) => text(path, { signal }), drawn, { over: (said) => isFinal(JSON.parse(said)) });
+  const why = new Fresh((signal) => get(`${path}/why`, {}, signal), ({ sentence }) => h("p", {}, sentence), {
+    over: ({ reason }) => FINAL.includes(reason), quiet: true,
+  });
+  const payload = new Fresh(
+    (signal) => text(path, { query: { payload: "true" }, signal }),
+    (said) => [h("h2", {}, "Payload"), json(exactly(said).payload)],
+    { over: () => true, quiet: true },
+  );
+  const timeline = new Fresh(
+    (signal) => get(`${path}/timeline`, {}, signal),
+    ({ events }) => [h("h2", {}, "Timeline"), happened(events)],
+    { over: ({ events }) => FINAL.includes(events.at(-1)?.event), quiet: true },
+  );
 
   function drawn(said) {
     const task = JSON.parse(said);
-    const { payload, result } = exactly(said);
     return [
-      h("p", { class: "actions" }, stateOf(task.state), " ", actions(task)),
+      h("p", { class: "actions" }, stateOf(task.state), task.cancel_requested && !isFinal(task) ? " (to be cancelled) " : " ", actions(task)),
       facts([
         ["Kind", link(`/tasks?${new URLSearchParams({ kind: task.kind })}`, task.kind)],
         ["Queue", link(`/tasks?${new URLSearchParams({ queue: task.queue })}`, task.queue)],
@@ -40,25 +48,33 @@ export function task({ argument, signal }) {
         ["Retry of", task.retry_of && taskLink(task.retry_of)],
       ]),
       task.error && [h("h2", {}, "Error"), h("pre", { class: "error" }, task.error.traceback ?? `${task.error.type}: ${task.error.message}`)],
-      h("h2", {}, "Payload"), json(payload),
-      task.state === "completed" && [h("h2", {}, "Result"), task.result_expired ? h("p", {}, "The result has expired.") : json(result)],
-    ].flat();
+      task.state === "completed" && [
+        h("h2", {}, "Result"),
+        task.result_expired ? h("p", {}, "The result has expired.") : json(exactly(said).result),
+      ],
+    ];
   }
 
   function actions(task) {
-    if (!FINAL.includes(task.state)) {
-      const question = task.state === "running" ? "It runs: ask its worker to stop it?" : undefined;
-      return action("cancel", "Cancel", () => post(`${path}/cancel`), { question, then: again });
+    if (!isFinal(task)) {
+      const question = task.state === "running" ? "It runs: ask its worker to stop it?" : "Cancel this task?";
+      const then = () => Promise.all([about, why, timeline].map((part) => part.again()));
+      return task.cancel_requested ? null : action("cancel", "Cancel", () => post(`${path}/cancel`), { question, then });
     }
     if (task.state === "completed") return null;
-    const told = ({ id }) => h("span", {}, "Published once more: ", taskLink(id));
-    return action("retry", "Retry", () => post(`${path}/retry`), { told, then: again });
+    return action("retry", "Retry", () => post(`${path}/retry`), { told: retried, then: about.again });
   }
 
   return [
     h("h1", {}, "Task ", h("span", { class: "id" }, argument)),
-    why.element, task.element, h("h2", {}, "Timeline"), timeline.element,
+    why.element, about.element, payload.element, timeline.element,
   ];
+}
+
+const isFinal = ({ state }) => FINAL.includes(state);
+
+function retried({ id, duplicate }) {
+  return h("span", {}, duplicate ? "A live task has its unique key: " : "Published once more: ", taskLink(id));
 }
 
 function happened(events) {
@@ -69,7 +85,7 @@ function happened(events) {
       ["Event", ({ event }) => h("strong", {}, event)],
       ["Release", ({ release }) => release ?? "", "number"],
       ["Worker session", ({ session }) => (session ? link(`/workers/${session}`, session.slice(-12)) : "")],
-      ["", ({ detail }) => detail ?? "", "long"],
+      ["", ({ detail }) => detail ?? "", "whole"],
     ],
     events,
     "",
@@ -77,5 +93,18 @@ function happened(events) {
 }
 
 function json(value) {
-  return h("pre", {}, value === undefined ? "" : JSON.stringify(value, null, 2));
+  const compact = value === undefined ? "" : JSON.stringify(value);
+  const indented = compact.length <= INDENTED.characters && depthOf(compact) <= INDENTED.depth;
+  const shown = h("pre", {}, indented && compact !== "" ? JSON.stringify(value, null, 2) : compact.slice(0, MOST));
+  return compact.length <= MOST ? shown : [shown, h("p", {}, "This is its beginning; ", h("code", {}, "tacoq show ID --json"), " has all of it.")];
+}
+
+/** How deep it is nested, or more: brackets in strings count. */
+function depthOf(compact) {
+  let [depth, most] = [0, 0];
+  for (const each of compact) {
+    if (each === "[" || each === "{") most = Math.max(most, ++depth);
+    else if (each === "]" || each === "}") depth--;
+  }
+  return most;
 }

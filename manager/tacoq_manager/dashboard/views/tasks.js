@@ -1,19 +1,20 @@
 // Tasks: found by what they are, newest first; those that were found, cancelled or retried together.
 
-import { get, post } from "../api.js";
+import { ApiError, get, post } from "../api.js";
 import { confirmed } from "../dialogs.js";
-import { h, link, moment, number, seconds, stateOf, table, taskLink } from "../dom.js";
-import { action, Fresh } from "../fresh.js";
+import { h, link, many, moment, number, seconds, since, stateOf, table, taskLink } from "../dom.js";
+import { action, Fresh, say } from "../fresh.js";
 
 const STATES = ["scheduled", "pending", "queued", "running", "completed", "failed", "cancelled", "expired"];
-const ENDED_UNDONE = ["failed", "cancelled", "expired"];
+const FIELDS = { kind: "Kind", queue: "Queue", fairness_key: "Fairness key", error: "Text in the error" };
+const MOMENTS = { created_after: "Accepted after", created_before: "Accepted before" };
 const PAGE = 50;
-const VERBS = {
-  cancel: { verb: "Cancel", done: "cancelled, or their workers asked to stop them" },
-  retry: { verb: "Retry", done: "published once more" },
+const BULK = {
+  cancel: { verb: "Cancel", of: STATES.slice(0, 4), done: "cancelled, or their workers asked to stop them" },
+  retry: { verb: "Retry", of: ["failed", "cancelled", "expired"], done: "published once more" },
 };
 
-export function tasks({ query, signal }) {
+export function tasks({ query }) {
   const filter = filterOf(query);
   const cursor = query.get("cursor") ?? "";
   const page = new Fresh(
@@ -24,7 +25,6 @@ export function tasks({ query, signal }) {
         cursor !== "" && link(`/tasks?${withCursor("")}`, "Newest"),
         next && link(`/tasks?${withCursor(next)}`, "Older")),
     ],
-    signal,
   );
 
   function withCursor(cursor) {
@@ -54,57 +54,80 @@ export function taskTable(tasks, empty) {
   );
 }
 
-/** How long its last run took, or takes. */
+/** How long its last run took, or has gone on. */
 export function ran({ started_at, finished_at, state }) {
-  if (!started_at || !(finished_at || state === "running")) return "";
-  return seconds(((finished_at ? new Date(finished_at) : Date.now()) - new Date(started_at)) / 1000);
+  if (started_at && finished_at) return seconds((new Date(finished_at) - new Date(started_at)) / 1000);
+  return started_at && state === "running" ? since(started_at) : "";
 }
 
 function filterOf(query) {
   const filter = { state: query.getAll("state") };
-  for (const name of ["kind", "queue", "fairness_key", "error"]) filter[name] = query.get(name) ?? "";
+  for (const name of [...Object.keys(FIELDS), ...Object.keys(MOMENTS)]) filter[name] = query.get(name) ?? "";
   return filter;
 }
 
 function form(filter) {
-  const field = (name, label) => h("label", {}, label, h("input", { id: `filter-${name}`, name, value: filter[name], spellcheck: "false" }));
+  const field = ([name, label]) => h("label", {}, label, h("input", { id: `filter-${name}`, name, value: filter[name], spellcheck: "false" }));
+  const date = ([name, label]) => h("label", {}, label, h("input", { id: `filter-${name}`, name, type: "datetime-local", step: 1, value: local(filter[name]) }));
   const state = (name) =>
     h("label", { class: "choice" }, h("input", { id: `filter-${name}`, type: "checkbox", name: "state", value: name, checked: filter.state.includes(name) }), stateOf(name));
   return h("form", { class: "filter", onsubmit: find, onchange: find, role: "search" },
     h("fieldset", {}, h("legend", {}, "State"), STATES.map(state)),
-    field("kind", "Kind"), field("queue", "Queue"), field("fairness_key", "Fairness key"), field("error", "Text in the error"),
+    Object.entries(FIELDS).map(field), Object.entries(MOMENTS).map(date),
     h("button", {}, "Find"));
 }
 
 function find(event) {
   event.preventDefault();
-  const given = [...new FormData(event.currentTarget)].map(([name, value]) => [name, value.trim()]);
-  location.hash = `/tasks?${new URLSearchParams(given.filter(([, value]) => value !== ""))}`;
+  const given = [...new FormData(event.currentTarget)].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value !== "");
+  const exact = given.map(([name, value]) => [name, name in MOMENTS ? new Date(value).toISOString() : value]);
+  location.hash = `/tasks?${new URLSearchParams(exact)}`;
+}
+
+/** A moment as the clock on the wall has it, which is what the field takes. */
+function local(moment) {
+  const at = new Date(moment);
+  return Number.isNaN(at.getTime()) ? "" : new Date(at - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }
 
 function bulk(filter, then) {
   const given = Object.fromEntries(Object.entries(filter).filter(([, value]) => value.length > 0));
   if (Object.keys(given).length === 0) return "";
-  const live = filter.state.length === 0 || filter.state.some((state) => STATES.indexOf(state) < STATES.indexOf("completed"));
-  const retried = filter.state.length === 0 || filter.state.some((state) => ENDED_UNDONE.includes(state));
-  return h("p", { class: "actions" },
-    live && action("cancel-all", "Cancel all of these…", () => forAll("cancel", given), { told: String, then }),
-    retried && action("retry-all", "Retry all of these…", () => forAll("retry", given), { told: String, then }));
+  return h("p", { class: "actions" }, Object.keys(BULK).map((what) => {
+    const state = BULK[what].of.filter((each) => filter.state.length === 0 || filter.state.includes(each));
+    const meant = { ...given, state };
+    return state.length > 0 && [action(`${what}-all`, `${BULK[what].verb} all of these…`, (signal) => forAll(what, meant, signal), { told: String, then }), " "];
+  }));
 }
 
 /** Count first, ask, then do it in steps; return what is to be said of it. */
-async function forAll(what, filter) {
+async function forAll(what, filter, signal) {
+  const { verb, done } = BULK[what];
   const path = `v1/tasks/${what}`;
   const { count, more, as_of } = await post(path, { filter });
   if (count === 0) return `There is nothing to ${what} among these.`;
-  if (more) return `These are more than ${number(count)} tasks: narrow them first.`;
-  if (!(await confirmed(`${VERBS[what].verb} ${number(count)} tasks?`, `${VERBS[what].verb} them`))) return "";
-  let sum = 0;
-  let after;
-  do {
-    const step = await post(path, { filter, most: count, as_of, after });
-    sum += step.done + (step.requested ?? 0);
-    after = step.next;
-  } while (after);
-  return `${number(sum)} tasks were ${VERBS[what].done}.`;
+  if (more) return `These are more than ${many(count, "task")}: narrow them by when they were accepted.`;
+  if (signal.aborted || !(await confirmed(`${verb} ${many(count, "task")}: ${inWords(filter)}?`, `${verb} them`, signal))) return "Nothing was done.";
+  let [sum, after] = [0];
+  window.addEventListener("beforeunload", stay);
+  try {
+    do {
+      const step = await post(path, { filter, most: count, as_of, after });
+      sum += step.done + (step.requested ?? 0);
+      after = step.next;
+      if (after && !signal.aborted) say(`${number(sum)} of ${number(count)}…`);
+    } while (after);
+  } catch (error) {
+    throw error instanceof ApiError ? new ApiError(error.status, `${error.message} (${number(sum)} of ${number(count)} were done)`) : error;
+  } finally {
+    window.removeEventListener("beforeunload", stay);
+  }
+  return `${many(sum, "task")} ${sum === 1 ? "was" : "were"} ${done}.`;
 }
+
+function inWords({ state, ...fields }) {
+  const names = { ...FIELDS, ...MOMENTS };
+  return [state.join(" or "), ...Object.entries(fields).map(([name, value]) => `${names[name].toLowerCase()} ${value}`)].join(", ");
+}
+
+const stay = (event) => event.preventDefault(); // it would be left half done

@@ -6,7 +6,7 @@ import { action, Fresh } from "../fresh.js";
 
 const MEGABYTE = 1 << 20;
 
-export function workers({ query, signal }) {
+export function workers({ query }) {
   const ended = query.get("ended") === "true";
   const list = new Fresh(
     (signal) => get("v1/workers", { ended }, signal),
@@ -26,14 +26,13 @@ export function workers({ query, signal }) {
         workers,
         ["No worker lives. Start one: ", h("code", {}, "tacoq worker module:worker"), "."],
       ),
-    signal,
   );
   const other = ended ? link("/workers", "Only those that live") : link("/workers?ended=true", "Also those that ended");
   return [h("h1", {}, "Workers"), h("p", {}, other), list.element];
 }
 
-export function worker({ argument, signal }) {
-  const page = new Fresh((signal) => get(`v1/workers/${encodeURIComponent(argument)}`, {}, signal), drawn, signal);
+export function worker({ argument }) {
+  const page = new Fresh((signal) => get(`v1/workers/${encodeURIComponent(argument)}`, {}, signal), drawn);
 
   function drawn(worker) {
     return [
@@ -74,14 +73,15 @@ function state(worker) {
 
 function buttons({ session, state }, then) {
   const path = `v1/workers/${session}`;
-  if (state === "draining") return action(`resume-${session}`, "Resume", () => post(`${path}/resume`), { then });
+  const about = { of: `session ${session}`, then };
+  if (state === "draining") return action(`toggle-${session}`, "Resume", () => post(`${path}/resume`), about);
   if (state !== "live") return "";
   return [
-    action(`drain-${session}`, "Drain", () => post(`${path}/drain`, { leave: false }), { then }),
+    action(`toggle-${session}`, "Drain", () => post(`${path}/drain`, { leave: false }), about),
     " ",
     action(`end-${session}`, "End", () => post(`${path}/drain`, { leave: true }), {
       question: "Have this session end after its runs? Its supervisor may start another.",
-      then,
+      ...about,
     }),
   ];
 }
