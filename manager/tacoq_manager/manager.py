@@ -23,6 +23,7 @@ from tacoq_manager.dead_letters import DeadLetters
 from tacoq_manager.direct import DirectPath
 from tacoq_manager.dispatch import FINISH_SECONDS, Dispatcher
 from tacoq_manager.drain import Drainer
+from tacoq_manager.events import Events
 from tacoq_manager.inflight import InFlight
 from tacoq_manager.lanes import Lanes
 from tacoq_manager.limiting import PRUNE_SECONDS, Limiting
@@ -46,6 +47,7 @@ from tacoq_manager.stats import STEP_SECONDS as STATS_SECONDS
 from tacoq_manager.stats import Stats
 from tacoq_manager.store import tasks as lookup
 from tacoq_manager.store.claim import Lane
+from tacoq_manager.store.ends import ends
 from tacoq_manager.store.engine import Database, DatabaseUnavailable
 from tacoq_manager.store.leader import Taken, Tick
 from tacoq_manager.store.prompts import CHANNEL
@@ -57,7 +59,7 @@ from tacoq_manager.upkeep import deaf, prune, recount, retention, unserved
 from tacoq_manager.upkeep.cron import CronStep
 from tacoq_manager.upkeep.expire import Expiry
 from tacoq_manager.upkeep.leader import Leader
-from tacoq_manager.upkeep.loops import Step, run_every
+from tacoq_manager.upkeep.loops import run_every
 from tacoq_manager.upkeep.schedule import Schedule
 from tacoq_manager.upkeep.timers import DueTimer
 from tacoq_manager.why import Explainer
@@ -91,6 +93,7 @@ class Manager:
         self.credit = Credit(self.runtimes, self.in_flight)
         self.limits = Limits(self.in_flight, self.sessions.spec, monotonic)
         self.running = Running()
+        self.events = Events(partial(ends, self.database.events), self.running.errand)
         self.broken = self.running.broken
         self._compose()
         self.metrics.watch(
@@ -236,15 +239,17 @@ class Manager:
             self.topology,
             self.id,
             others_live=lambda: sessions.other_managers(monotonic()),
-            on_final=self.waiters.settled,
+            on_final=lambda ids: self.teller.heard(ids),
             on_ended=lambda ended, transaction: self.teller.ended(ended, transaction),
             on_redelivered=self.rescuer.redelivered,
             on_limits=lambda: self.running.errand(self._look_at_limits()),
             on_outlasted=lambda flow, seconds: self.runtimes.outlasted(*flow, seconds),
+            on_missed=self.events.missed,
         )
         self.teller = Teller(
             self.leader,
             waiters=self.waiters,
+            events=self.events,
             news=self.news,
             dispatcher=self.dispatcher,
             prompter=self.prompter,
@@ -274,7 +279,7 @@ class Manager:
         self.outstanding.consuming = await self.broker.consume(
             Consumer(self.topology.reports_queue, self.settler.on_delivery, prefetch=PREFETCH_MESSAGES)
         )
-        begin, leading = self.running.begin, self._while_leading
+        begin, leading = self.running.begin, self.leader.while_leading
         begin("accept", self.accepter.run())
         begin("settle", self.settler.run())
         begin("dispatch", self.dispatcher.run())
@@ -345,7 +350,7 @@ class Manager:
 
     async def _look_for_lanes(self) -> None:
         with suppress(DatabaseUnavailable):  # the next recount finds them
-            await self._while_leading(self.recount.step)()
+            await self.leader.while_leading(self.recount.step)()
 
     async def _look_at_limits(self) -> None:
         with suppress(DatabaseUnavailable):  # a claim by the old ones takes nothing, and looks again
@@ -392,9 +397,3 @@ class Manager:
             await self.rescuer.session_lost(session, queue, detail)
         except (DatabaseUnavailable, BrokerError) as error:  # the next step of the rescue finds them
             log.warning("a lost session's runs wait for the next rescue", extra={"error": str(error)})
-
-    def _while_leading(self, step: Step) -> Step:
-        async def stepped() -> int:
-            return await step() if self.leader.epoch is not None else 0
-
-        return stepped

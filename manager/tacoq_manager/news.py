@@ -39,8 +39,9 @@ class News:
         on_redelivered: Callable[[Sequence[Fence]], None],
         on_limits: Callable[[], None],
         on_outlasted: Callable[[Flow, float], None],
+        on_missed: Callable[[], None],
     ) -> None:
-        """`others_live`: is anybody there to tell. The others hear what other managers tell."""
+        """`others_live`: is anybody there to tell. `on_missed`: what they tell may be lost. The others hear it."""
         self._broker = broker
         self._topology = topology
         self._manager = manager
@@ -50,6 +51,7 @@ class News:
         self._on_redelivered = on_redelivered
         self._on_limits = on_limits
         self._on_outlasted = on_outlasted
+        self._on_missed = on_missed
         self._final: dict[UUID, None] = {}
         self._ended: dict[int, Mapping[Line, int]] = {}  # by transaction
         self._redelivered: dict[Fence, None] = {}
@@ -63,7 +65,7 @@ class News:
         exchange = self._topology.settled
         await self._broker.declare(Declared(exchanges=[exchange]))
         self._consuming = await self._broker.consume(
-            Consumer(Queue(exclusive=True), self._hear, bindings=[Binding(exchange.name, "")])
+            Consumer(Queue(exclusive=True), self._hear, bindings=[Binding(exchange.name, "")], on_lost=self._deafened)
         )
         self._publisher = asyncio.create_task(self._publish_forever(), name="tacoq news")
 
@@ -133,6 +135,10 @@ class News:
         outlasted = [(*flow, seconds) for flow, seconds in self._outlasted.items()]
         self._outlasted.clear()
         return Settled(self._manager, ids, ended, _take(self._redelivered), limits, outlasted)
+
+    def _deafened(self) -> None:
+        if self._others_live():
+            self._on_missed()
 
     def _hear(self, delivery: Delivery) -> None:
         try:

@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tacoq_manager.api.doors import Doors
+from tacoq_manager.api.within import ABORT
 from tacoq_protocol.errors import ConfigurationError
 
 STOP_SECONDS: Final = 5  # for requests under way, once waits are over
@@ -54,6 +55,8 @@ class Together:
 class _Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast("asyncio.Transport", Together(transport)))
+        # For a stream whose client does not read it: the server would wait for what cannot be written.
+        self.app_state = {**self.app_state, ABORT: transport.abort}
 
 
 class _Server(uvicorn.Server):
@@ -106,8 +109,9 @@ class HttpServer:
             await self._serving
 
     async def stop(self) -> None:
-        """Take no more connections, end waits, let requests under way end for STOP_SECONDS, then cancel them."""
+        """Take no more connections, end waits and streams, let requests under way end for STOP_SECONDS, then cancel."""
         self._manager.waiters.release()
+        self._manager.events.release()
         self._server.should_exit = True
         if self._serving is not None:
             await self._serving

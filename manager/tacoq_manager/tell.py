@@ -1,16 +1,18 @@
 """Tell: committed moves in; what the stages here, and the other managers, have to know of them out.
 
-Who waits for a task is told first.
+Who waits for a task is told first, who only listens last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
+from uuid import UUID
 
 from tacoq_manager.aftermath import aftermath
 from tacoq_manager.credit import Credit
 from tacoq_manager.dispatch import Dispatcher
+from tacoq_manager.events import Events
 from tacoq_manager.metrics import Metrics
 from tacoq_manager.news import News
 from tacoq_manager.notify import Waiters
@@ -33,6 +35,7 @@ class Teller:
         leader: Leader,
         *,
         waiters: Waiters,
+        events: Events,
         news: News,
         dispatcher: Dispatcher,
         prompter: Prompter,
@@ -44,6 +47,7 @@ class Teller:
     ) -> None:
         self._leader = leader
         self._waiters = waiters
+        self._events = events
         self._news = news
         self._dispatcher = dispatcher
         self._prompter = prompter
@@ -70,6 +74,12 @@ class Teller:
         tallies = tally(applied)
         self._metrics.ended(tallies)
         self._stats.add(tallies)
+        self._events.settled(applied)
+
+    def heard(self, final: Sequence[UUID]) -> None:
+        """Another manager settled these."""
+        self._waiters.settled(final)
+        self._events.heard(final)
 
     def ended(self, ended: Mapping[Line, int], transaction: int) -> None:
         """So many releases less are out. Who does not lead does not know how many there are."""

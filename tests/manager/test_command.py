@@ -44,9 +44,11 @@ async def test_it_serves_until_sigterm_and_ends_waits_and_itself_in_good_order(
             task = {"id": str(new_task_id()), "kind": "add"}
             async with http.post("/v1/tasks", json=task) as response:
                 assert response.status == 201
-            async with http.post("/v1/tasks/wait", json={"ids": [task["id"]], "timeout": 60}) as response:
+            wait = http.post("/v1/tasks/wait", json={"ids": [task["id"]], "timeout": 60})
+            async with http.get("/v1/events") as events, wait as response:
                 process.terminate()
                 assert await response.read() == b""
+                assert (await events.read()).count(b"event: ") == 1
         assert await asyncio.to_thread(process.wait, 20) == 0
         assert process.log().count("broker connected") == 1
         assert "broker link" not in process.log()

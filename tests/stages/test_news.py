@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from uuid import UUID, uuid4
 
+import pytest
 import pytest_asyncio
 
 from tacoq_manager.news import IDS_IN_A_MESSAGE, News
@@ -32,6 +33,7 @@ class Ear:
         self.redelivered: list[Fence] = []
         self.limits: list[bool] = []
         self.outlasted: list[tuple[Flow, float]] = []
+        self.missed: list[bool] = []
         self.news = News(
             self.broker,
             TOPOLOGY,
@@ -42,6 +44,7 @@ class Ear:
             on_redelivered=self.redelivered.extend,
             on_limits=lambda: self.limits.append(True),
             on_outlasted=lambda flow, seconds: self.outlasted.append((flow, seconds)),
+            on_missed=lambda: self.missed.append(True),
         )
 
     def _final(self, ids: Sequence[UUID]) -> None:
@@ -170,6 +173,19 @@ async def test_bytes_that_are_no_news_do_not_deafen(hub: MemoryHub, pair: tuple[
     last = uuid4()
     one.news.tell([last], {}, 9)
     await eventually(lambda: other.final == [last])
+
+
+@pytest.mark.parametrize("others_live", [True, False])
+async def test_who_is_cut_off_knows_that_it_may_have_missed_some(
+    hub: MemoryHub, pair: tuple[Ear, Ear], others_live: bool
+) -> None:
+    _, other = pair
+    other.others_live = others_live
+    seen: list[str] = []
+    other.broker.on_state(seen.append)
+    hub.disconnect("other")
+    await eventually(lambda: seen[-1:] == ["open"])
+    assert other.missed == [True] * others_live
 
 
 async def test_a_connection_lost_and_found_hears_again(hub: MemoryHub, pair: tuple[Ear, Ear]) -> None:

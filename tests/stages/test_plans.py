@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tacoq_manager.store import cancel, claim, leader, prune, reroute, rescue, schedule, schedules, settle, why
+from tacoq_manager.store import cancel, claim, ends, leader, prune, reroute, rescue, schedule, schedules, settle, why
 from tacoq_manager.store.engine import HOT_SETTINGS
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.why import MOST_AHEAD
@@ -41,6 +41,7 @@ STATEMENTS = {
     "waits": (why._WAITS, 2),
     "last chance out": (why._LAST_CHANCE_OUT, 1),
     "prune": (prune._PRUNE, 1),
+    "ends": (ends._ENDS, 1),
 }
 
 

@@ -6,7 +6,9 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from tacoq_manager.api import bulk, dashboard, docs, health, kinds, problems, queues, schedules, stats, tasks, workers
+from tacoq_manager.api import (
+    bulk, dashboard, docs, events, health, kinds, problems, queues, schedules, stats, tasks, workers,
+)  # fmt: skip
 from tacoq_manager.api.auth import OwnPagesOnly, RequireKey
 from tacoq_manager.api.doors import Doors
 from tacoq_manager.manager import Manager
@@ -24,7 +26,7 @@ def create_app(manager: Manager) -> Doors:
     )
     app.state.manager = manager
     app.router.routes.extend([*bulk.routes, *tasks.hot_routes, *tasks.routes])
-    for part in (tasks, schedules, workers, queues, kinds, stats, health):
+    for part in (tasks, events, schedules, workers, queues, kinds, stats, health):
         app.include_router(part.router)
     dashboard.install(app)
     docs.install(app)

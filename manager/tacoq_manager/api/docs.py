@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tacoq_protocol.events import EndsLost, Ready, TaskEnd
 from tacoq_protocol.http import (
     Accepted,
     AcceptedBatch,
@@ -33,8 +34,8 @@ from tacoq_protocol.schedules import NewSchedule, Schedules, ScheduleView
 _CLAUSE_ENDS: Final = re.compile(r"[.;] ")
 _REFERENCE: Final = "#/components/schemas/{name}"
 _MODELS: Final = (
-    Accepted, AcceptedBatch, BulkCount, BulkDone, BulkRequest, NewSchedule, NewTask, NewTaskBatch, Schedules,
-    ScheduleView, TaskPage, TaskView, UnknownTask, WaitRequest,
+    Accepted, AcceptedBatch, BulkCount, BulkDone, BulkRequest, EndsLost, NewSchedule, NewTask, NewTaskBatch, Ready,
+    Schedules, ScheduleView, TaskEnd, TaskPage, TaskView, UnknownTask, WaitRequest,
 )  # fmt: skip
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import aclosing
-from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tacoq_manager.api.bodies import json_response, read, task_id_of
 from tacoq_manager.api.docs import answer
+from tacoq_manager.api.names import FairnessKey, Kind, QueueName
 from tacoq_manager.api.problems import BadRequest
 from tacoq_manager.api.stream import WaitStream
 from tacoq_manager.api.within import manager_of, while_connected
@@ -27,11 +26,8 @@ from tacoq_manager.store import tasks as store
 from tacoq_manager.store import timeline as timelines
 from tacoq_protocol.errors import InvalidTask, TaskConflict, TaskExists, TaskNotFound
 from tacoq_protocol.http import (
-    FAIRNESS_KEY_PATTERN,
-    KIND_PATTERN,
     MAX_PAYLOAD_BYTES,
     MAX_WAIT_SECONDS,
-    QUEUE_PATTERN,
     Accepted,
     AcceptedBatch,
     Cancelled,
@@ -104,20 +100,14 @@ routes: Final = [Route("/v1/tasks/{task_id}", get, methods=["GET"])]
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 
-def _fitting(pattern: str, name: str | None) -> str | None:
-    if name is not None and re.match(pattern, name) is None:
-        raise ValueError(f"{name!r} is no such name")
-    return name
-
-
 class Filters(BaseModel):
     """What `GET /v1/tasks` takes."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Annotated[str | None, AfterValidator(partial(_fitting, KIND_PATTERN))] = None
-    queue: Annotated[str | None, AfterValidator(partial(_fitting, QUEUE_PATTERN))] = None
-    fairness_key: Annotated[str | None, AfterValidator(partial(_fitting, FAIRNESS_KEY_PATTERN))] = None
+    kind: Kind | None = None
+    queue: QueueName | None = None
+    fairness_key: FairnessKey | None = None
     state: Annotated[list[TaskState], Field(description="may be given several times")] = []
     created_after: Annotated[AwareDatetime | None, Field(description="or then, by the moment in the id")] = None
     created_before: AwareDatetime | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.types import Receive
@@ -13,6 +13,8 @@ from starlette.types import Receive
 from tacoq_manager.manager import Manager
 
 T = TypeVar("T")
+
+ABORT: Final = "abort"  # in the state of a request: what ends its connection at once
 
 
 def manager_of(request: Request) -> Manager:

@@ -175,6 +175,7 @@ class Database:
         self.claim = HotConnection(url, "claim")
         self.settle = HotConnection(url, "settle")
         self.read = HotConnection(url, "read")
+        self.events = HotConnection(url, "events")  # not opened while nobody listens
         self.upkeep = HotConnection(url, "upkeep")
         # A renewal must not stand behind a long step of upkeep. It also shows that the connection hears prompts.
         self.leader = HotConnection(url, "leader")
@@ -189,6 +190,7 @@ class Database:
         self.searches = asyncio.Semaphore(SEARCHES)  # of the engine's connections
 
     async def close(self) -> None:
-        for connection in (self.accept, self.claim, self.settle, self.read, self.upkeep, self.leader):
+        hot = (self.accept, self.claim, self.settle, self.read, self.events, self.upkeep, self.leader)
+        for connection in hot:
             await connection.close()
         await self.engine.dispose()

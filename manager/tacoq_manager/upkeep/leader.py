@@ -12,6 +12,7 @@ from uuid import UUID
 
 from tacoq_manager.store import leader as store
 from tacoq_manager.store.engine import DatabaseUnavailable, HotConnection
+from tacoq_manager.upkeep.loops import Step
 
 log = logging.getLogger("tacoq.leader")
 
@@ -79,6 +80,14 @@ class Leader:
             self._taking = False
         log.info("leadership taken", extra={"epoch": taken.epoch})
         return 1
+
+    def while_leading(self, step: Step) -> Step:
+        """Return a step that does nothing while another leads."""
+
+        async def stepped() -> int:
+            return await step() if self.epoch is not None else 0
+
+        return stepped
 
     async def _renew(self, epoch: int) -> bool:
         began = time.monotonic()  # the lease counts from before the statement: never longer here than there
