@@ -1,6 +1,6 @@
 """Publisher SDK: an application's tasks in, handles that give results out.
 
-Reading order: publisher (what an application uses), newtask, batching, bulk, handle, waiting, completed;
+Reading order: publisher (what an application uses), newtask, batching, bulk, handle, waiting, completed, listening;
 manager and transport below them; sync and cli beside; outbox, outbox_rows and forwarder for publishes within an
 application's transaction, which need the extra `outbox`. Errors are those of `tacoq_protocol.errors`, and two of
 our own.
@@ -24,6 +24,7 @@ from tacoq_protocol.errors import (
     TaskNotFound,
     WaitTimeout,
 )
+from tacoq_protocol.events import EndsLost, TaskEnd
 from tacoq_protocol.http import TaskView
 from tacoq_protocol.ids import new_task_id
 from tacoq_protocol.states import TaskState
@@ -37,6 +38,7 @@ from tacoq_publisher.sync import SyncPublisher, SyncTaskHandle
 __all__ = [
     "ConfigurationError",
     "Duration",
+    "EndsLost",
     "InvalidTask",
     "ManagerError",
     "ManagerUnavailable",
@@ -51,6 +53,7 @@ __all__ = [
     "TaskCall",
     "TaskCancelled",
     "TaskConflict",
+    "TaskEnd",
     "TaskExists",
     "TaskExpired",
     "TaskFailed",

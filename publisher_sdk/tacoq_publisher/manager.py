@@ -52,6 +52,7 @@ from tacoq_protocol.schedules import NewSchedule, Schedules, ScheduleView
 from tacoq_protocol.why import Why
 from tacoq_publisher.errors import describe, read_problem
 from tacoq_publisher.limiting import Limiting
+from tacoq_publisher.listening import Listening
 from tacoq_publisher.transport import Answer
 
 _encoder: Final = msgspec.json.Encoder()
@@ -80,7 +81,7 @@ class Refusal:
     error: TacoqError
 
 
-class Manager(Limiting):
+class Manager(Limiting, Listening):
     """The endpoints, over one transport."""
 
     async def accept(self, tasks: Collection[bytes]) -> list[Accepted] | Refusal:

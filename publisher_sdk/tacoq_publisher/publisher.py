@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, Unpack, overload
 from uuid import UUID
@@ -12,6 +12,7 @@ from uuid import UUID
 from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.durations import Duration, parse_duration
 from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.events import EndsLost, TaskEnd
 from tacoq_publisher.batching import Batcher
 from tacoq_publisher.bulk import Bulk, BulkItem
 from tacoq_publisher.completed import completed_batches
@@ -236,6 +237,30 @@ class Publisher:
     ) -> AsyncGenerator[list[TaskHandle[R]]]:
         """Like `as_completed`, but gives those that have ended since the last step together."""
         return completed_batches(self._opened().waits, handles, timeout)
+
+    @asynccontextmanager
+    async def events(
+        self,
+        *,
+        kinds: str | Iterable[str] = (),
+        queues: str | Iterable[str] = (),
+        fairness_keys: str | Iterable[str] = (),
+        states: str | Iterable[str] = (),
+    ) -> AsyncIterator[AsyncIterator[TaskEnd | EndsLost]]:
+        """Hear of tasks as they end, whoever published them, from when this is entered until it is left.
+
+            async with tacoq.events(kinds="emails.send", states=("failed", "expired")) as events:
+                async for event in events:
+                    ...
+
+        Those that fit all that is given; `states` are final ones. It is news, and no record: an EndsLost stands where
+        some were not told. When the stream breaks it is opened again. Raises FilterRefused, ManagerUnavailable; so does
+        the iterator.
+        """
+        given = {"kind": kinds, "queue": queues, "fairness_key": fairness_keys, "state": states}
+        query = {name: [values] if isinstance(values, str) else list(values) for name, values in given.items()}
+        async with self._here().manager.listen(query) as events:
+            yield events
 
     def _opened(self) -> _Open:
         if self._open is None:

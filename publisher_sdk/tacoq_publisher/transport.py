@@ -120,13 +120,16 @@ class Transport:
             await asyncio.sleep(pause)
 
     @asynccontextmanager
-    async def stream(self, path: str, body: bytes, *, silence: float) -> AsyncIterator[Answer | AsyncIterator[bytes]]:
-        """Post `body`, once, and give the lines of a 200 as they arrive, many together, or any other answer.
+    async def stream(
+        self, path: str, body: bytes | None, *, silence: float, query: Query | None = None
+    ) -> AsyncIterator[Answer | AsyncIterator[bytes]]:
+        """Post `body`, once, or get, and give the lines of a 200 as they arrive, many together, or any other answer.
 
         Raises Fault, also from the iterator: the connection broke, or nothing came for `silence` seconds.
         """
         self._see_that_it_is_open()
-        async with self._connections.stream("POST", f"/v1{path}", body, silence) as connection:
+        method = "GET" if body is None else "POST"
+        async with self._connections.stream(method, _target(path, query), body, silence) as connection:
             async with noticing(silence):
                 status = await connection.head()
             if status == 200:
@@ -147,12 +150,15 @@ class Transport:
 
     async def _try(self, method: str, path: str, body: bytes | None, query: Query | None, seconds: float) -> Answer:
         self._see_that_it_is_open()
-        target = f"/v1{path}?{urlencode(query, doseq=True)}" if query else f"/v1{path}"
-        return _answer(await self._connections.ask(method, target, body, seconds))
+        return _answer(await self._connections.ask(method, _target(path, query), body, seconds))
 
     def _see_that_it_is_open(self) -> None:
         if self._connections.closed:
             raise PublisherClosed("the Publisher that this belongs to was closed")
+
+
+def _target(path: str, query: Query | None) -> str:
+    return f"/v1{path}?{urlencode(query, doseq=True)}" if query else f"/v1{path}"
 
 
 def _answer(reply: Reply) -> Answer:

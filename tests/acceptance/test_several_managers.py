@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import cycle
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -19,7 +20,7 @@ from tacoq_manager.serve import HttpServer
 from tacoq_manager.settings import Settings
 from tacoq_manager.upkeep import recount
 from tacoq_protocol.brokers.rabbitmq import RabbitBroker
-from tacoq_publisher import Publisher, TaskState
+from tacoq_publisher import Publisher, TaskEnd, TaskState
 from tests.acceptance import handlers as h
 from tests.support.cluster import HANDLERS
 from tests.support.eventually import eventually
@@ -76,6 +77,22 @@ async def test_tasks_over_either_run_at_once_and_waiters_at_both_are_woken(two: 
         views = await asyncio.gather(*(each.handle(handle.id).wait(20) for each in (two.leading, two.other)))
         assert [view.state for view in views] == [TaskState.COMPLETED] * 2
     assert min(two.settled) > 0, "one of them has settled nothing"
+
+
+async def test_whichever_settles_them_tasks_are_told_to_who_listens_at_either(two: Two) -> None:
+    async with two.leading.events() as here, two.other.events() as there:
+        published = set()
+        while min(two.settled) < 5:
+            published.add((await two.leading.publish(h.add.task(1, 1))).id)
+        published |= {handle.id for handle in await two.other.publish_many(h.add.task(i, 1) for i in range(200))}
+        async with asyncio.timeout(30):
+            for events in (here, there):
+                told: set[UUID] = set()
+                while told != published:
+                    event = await anext(events)
+                    assert isinstance(event, TaskEnd)
+                    assert event.id not in told
+                    told.add(event.id)
 
 
 async def test_retries_and_delays_that_come_to_the_other_are_not_late(two: Two) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn, TypedDict, TypeVar
 from uuid import UUID
@@ -90,6 +92,16 @@ def ask(url: str | None, question: Callable[[Manager], Awaitable[T]]) -> T:
             return await question(Manager(transport))
 
     return asyncio.run(asked())
+
+
+async def until_told(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` until it ends, or SIGTERM or Ctrl-C does it."""
+    working = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError):  # on Windows Ctrl-C raises KeyboardInterrupt
+            asyncio.get_running_loop().add_signal_handler(number, working.cancel)
+    with suppress(asyncio.CancelledError):
+        await working
 
 
 def on_terminal() -> bool:

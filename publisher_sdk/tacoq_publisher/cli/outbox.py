@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from contextlib import suppress
 
 import click
 
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.logs import configure_logging
+from tacoq_publisher.cli.asking import until_told
 from tacoq_publisher.manager import Manager
 from tacoq_publisher.settings import PublisherSettings, load_settings
 from tacoq_publisher.transport import Transport
@@ -47,12 +46,7 @@ async def _forward(database: str, settings: PublisherSettings) -> None:
 
     rows = Rows(database)
     async with Transport(settings, retry_for=_RETRY_SECONDS, try_seconds=_TRY_SECONDS) as transport:
-        forwarding = asyncio.create_task(Forwarder(rows, Manager(transport)).run())
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with suppress(NotImplementedError):  # on Windows Ctrl-C raises KeyboardInterrupt
-                asyncio.get_running_loop().add_signal_handler(number, forwarding.cancel)
         try:
-            with suppress(asyncio.CancelledError):
-                await forwarding
+            await until_told(Forwarder(rows, Manager(transport)).run())
         finally:
             await rows.close()
