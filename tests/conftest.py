@@ -20,7 +20,7 @@ from tests.support.databases import Databases
 
 Server = TypeVar("Server", PrivateRabbit, PrivatePostgres, PrivateRedis)
 
-pytest_plugins = ["tests.support.systems"]
+pytest_plugins = ["tests.support.systems", "tests.support.tracing"]
 
 # Settings read TACOQ_*: what a developer has set must not reach the tests, but for the servers to use.
 NAMED = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("TACOQ_")}

@@ -1,7 +1,7 @@
 """Publisher SDK: an application's tasks in, handles that give results out.
 
 Reading order: publisher (what an application uses), newtask, batching, bulk, handle, waiting, completed, listening;
-manager and transport below them; sync and cli beside; outbox, outbox_rows and forwarder for publishes within an
+manager and transport below them; sync, spans and cli beside; outbox, outbox_rows and forwarder for publishes within an
 application's transaction, which need the extra `outbox`. Errors are those of `tacoq_protocol.errors`, and two of
 our own.
 """

@@ -10,14 +10,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from opentelemetry.trace import Span
+
 from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.errors import InvalidTask, ManagerUnavailable, TacoqError, TaskConflict, TaskExists
 from tacoq_protocol.http import MAX_BATCH_TASKS
+from tacoq_protocol.trace import current_trace, trace_of
 from tacoq_publisher.batching import MAX_REQUEST_BYTES
 from tacoq_publisher.errors import PublishInterrupted
 from tacoq_publisher.handle import TaskHandle
 from tacoq_publisher.manager import Manager, Refusal
 from tacoq_publisher.newtask import NewTaskFields, Prepared, prepare, untyped_call
+from tacoq_publisher.spans import published_many
 
 BulkItem = TaskCall[Any] | tuple[str, object]
 
@@ -26,12 +30,19 @@ class Bulk:
     """One `publish_many`: `add` until a request is full, then `send`; at last `finish`, and always `abandon`.
 
     When item `index` cannot be accepted, exactly the items before it are: they are sent, and InvalidTask
-    names it.
+    names it. All items carry the context of `span`, or without one that of the span that is current now.
     """
 
     def __init__(
-        self, manager: Manager, fields: NewTaskFields, handle: Callable[[Prepared[Any]], TaskHandle[Any]]
+        self,
+        manager: Manager,
+        fields: NewTaskFields,
+        handle: Callable[[Prepared[Any]], TaskHandle[Any]],
+        *,
+        span: Span | None,
     ) -> None:
+        self.span = span
+        self._trace = current_trace() if span is None else trace_of(span)
         self._manager = manager
         self._fields = fields
         self._handle = handle
@@ -45,7 +56,7 @@ class Bulk:
         """Take an item; True when a request is full. Raises InvalidTask with the item's index."""
         index = len(self._handles)
         call = item if isinstance(item, TaskCall) else untyped_call(*_pair(item, index), index=index)
-        prepared = prepare(call, self._fields_of(index), index=index)
+        prepared = prepare(call, self._fields_of(index), index=index, trace=self._trace)
         self._handles.append(self._handle(prepared))
         self._next.append(prepared.body)
         self._next_bytes += len(prepared.body)
@@ -72,6 +83,8 @@ class Bulk:
 
     def abandon(self) -> None:
         """Send nothing more. What is in flight may be accepted."""
+        if self.span is not None:
+            published_many(self.span, self._handles[: self._accepted])
         if self._in_flight is not None and not self._in_flight.cancel():
             self._in_flight.exception()  # looked at: another error is being raised
 

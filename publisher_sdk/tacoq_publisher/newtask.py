@@ -30,7 +30,7 @@ from tacoq_protocol.http import (
     OnConflict,
 )
 from tacoq_protocol.ids import new_task_id
-from tacoq_protocol.trace import current_trace
+from tacoq_protocol.trace import Carried, current_trace
 
 R = TypeVar("R")
 
@@ -192,11 +192,16 @@ def _fields(unique: object) -> bool | tuple[str, ...]:
 
 
 def prepare(
-    call: TaskCall[R], fields: NewTaskFields, *, task_id: UUID | None = None, index: int | None = None
+    call: TaskCall[R],
+    fields: NewTaskFields,
+    *,
+    task_id: UUID | None = None,
+    index: int | None = None,
+    trace: Carried | None = None,
 ) -> Prepared[R]:
-    """Make a task of `call`, with a fresh id and the current trace context.
+    """Make a task of `call`, with a fresh id unless one is given.
 
-    The option `queue` goes before the call's.
+    The option `queue` goes before the call's, and `trace` before the current trace context.
 
     Raises InvalidTask, with the given `index`, when kind or payload cannot be sent.
     """
@@ -209,7 +214,7 @@ def prepare(
     elif getattr(task_id, "version", None) != 7:
         raise ConfigurationError(f"task_id = {task_id!r} is not a UUIDv7, as a uuid.UUID: make it with new_task_id()")
     payload = _checked_json(call.payload, call.kind, index)
-    traceparent, tracestate = current_trace()
+    traceparent, tracestate = current_trace() if trace is None else trace
     if call.queue and "queue" not in fields:
         fields = {**fields, "queue": call.queue}
     task = NewTask(

@@ -22,7 +22,9 @@ except ModuleNotFoundError as missing:
 
 from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.errors import ConfigurationError
+from tacoq_protocol.trace import active_tracer, trace_of
 from tacoq_publisher.newtask import NewTaskFields, TaskOptions, call_of, prepare, publish_options
+from tacoq_publisher.spans import around, published, start_publish
 
 CHANNEL: Final = "tacoq_outbox"  # on Postgres, where forwarders hear of commits
 
@@ -97,12 +99,20 @@ def publish(
     forwarder's log.
     """
     sync = _session_of(session)
-    fields = publish_options(**options)
-    if fields.get("on_conflict") == "reject":
-        raise ConfigurationError("on_conflict = 'reject' is an answer, and an outbox gives none: 'return' or 'replace'")
-    fields = _from_now(fields, datetime.now(UTC))
-    prepared = prepare(call_of(call, payload), fields, task_id=task_id)
-    sync.add(_Row(prepared.id, prepared.body.decode()))
+    tracer = active_tracer()
+    span = None if tracer is None else start_publish(tracer, call, options, type="create")
+    with around(span):
+        fields = publish_options(**options)
+        if fields.get("on_conflict") == "reject":
+            raise ConfigurationError(
+                "on_conflict = 'reject' is an answer, and an outbox gives none: 'return' or 'replace'"
+            )
+        fields = _from_now(fields, datetime.now(UTC))
+        trace = None if span is None else trace_of(span)
+        prepared = prepare(call_of(call, payload), fields, task_id=task_id, trace=trace)
+        sync.add(_Row(prepared.id, prepared.body.decode()))
+        if span is not None:
+            published(span, prepared.id)
     return prepared.id
 
 

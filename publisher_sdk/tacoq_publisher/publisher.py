@@ -9,10 +9,13 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, Unpack, overload
 from uuid import UUID
 
+from opentelemetry.trace import Span
+
 from tacoq_protocol.calls import TaskCall
 from tacoq_protocol.durations import Duration, parse_duration
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.events import EndsLost, TaskEnd
+from tacoq_protocol.trace import active_tracer, trace_of
 from tacoq_publisher.batching import Batcher
 from tacoq_publisher.bulk import Bulk, BulkItem
 from tacoq_publisher.completed import completed_batches
@@ -21,6 +24,7 @@ from tacoq_publisher.handle import TaskHandle
 from tacoq_publisher.manager import Manager
 from tacoq_publisher.newtask import Prepared, TaskOptions, call_of, decode_json, prepare, publish_options
 from tacoq_publisher.settings import load_settings
+from tacoq_publisher.spans import around, end_publish, published, start_publish, start_publish_many
 from tacoq_publisher.transport import Transport
 from tacoq_publisher.turns import Turns
 from tacoq_publisher.waiting import Waits
@@ -143,12 +147,21 @@ class Publisher:
         task, ManagerUnavailable when the manager was away for too long: it may be accepted all the same.
         """
         core = self._here()
-        if (turn := core.turns.take()) is not None:
-            await turn
-        prepared = _prepared(call, payload, task_id, options)
-        accepted = await core.batcher.publish(prepared.body)
+        span = None if (tracer := active_tracer()) is None else start_publish(tracer, call, options)
+        try:
+            if (turn := core.turns.take()) is not None:
+                await turn
+            prepared = _prepared(call, payload, task_id, options, span)
+            accepted = await core.batcher.publish(prepared.body)
+        except BaseException as error:
+            if span is not None:
+                end_publish(span, error)
+            raise
         handle = _handle(core, prepared)
         handle.answered(accepted)
+        if span is not None:
+            published(span, handle.id, duplicate=handle.duplicate)
+            end_publish(span)
         return handle
 
     @overload
@@ -176,26 +189,31 @@ class Publisher:
         before a full request are accepted, those of one request may be.
         """
         bulk = self.bulk(**options)
-        try:
-            if isinstance(calls, AsyncIterable):
-                async for call in calls:
-                    if bulk.add(call):
-                        await bulk.send()
-            else:
-                for call in calls:
-                    if bulk.add(call):
-                        await bulk.send()
-            return await bulk.finish()
-        except Exception:
-            await bulk.finish()
-            raise
-        finally:
-            bulk.abandon()
+        with around(bulk.span):
+            try:
+                if isinstance(calls, AsyncIterable):
+                    async for call in calls:
+                        if bulk.add(call):
+                            await bulk.send()
+                else:
+                    for call in calls:
+                        if bulk.add(call):
+                            await bulk.send()
+                return await bulk.finish()
+            except Exception:
+                await bulk.finish()
+                raise
+            finally:
+                bulk.abandon()
 
     def bulk(self, **options: Unpack[TaskOptions]) -> Bulk:
-        """Return what `publish_many` is made of, for callers with a loop of their own. Raises ConfigurationError."""
-        core = self._here()
-        return Bulk(core.manager, publish_options(**options), lambda prepared: _handle(core, prepared))
+        """Return what `publish_many` is made of, for callers with a loop of their own: they end its span.
+
+        Raises ConfigurationError.
+        """
+        core, fields = self._here(), publish_options(**options)
+        span = None if (tracer := active_tracer()) is None else start_publish_many(tracer, options)
+        return Bulk(core.manager, fields, lambda prepared: _handle(core, prepared), span=span)
 
     @overload
     def handle(self, task_id: UUID | str, *, kind: str | None = None) -> TaskHandle[Any]: ...
@@ -276,9 +294,12 @@ class Publisher:
         return core
 
 
-def _prepared(call: TaskCall[Any] | str, payload: object, task_id: UUID | None, options: TaskOptions) -> Prepared[Any]:
+def _prepared(
+    call: TaskCall[Any] | str, payload: object, task_id: UUID | None, options: TaskOptions, span: Span | None
+) -> Prepared[Any]:
     """What a publish is made of is gone when this returns: gathered publishes wait in thousands."""
-    return prepare(call_of(call, payload), publish_options(**options), task_id=task_id)
+    trace = None if span is None else trace_of(span)
+    return prepare(call_of(call, payload), publish_options(**options), task_id=task_id, trace=trace)
 
 
 def _handle(core: _Open, prepared: Prepared[R]) -> TaskHandle[R]:

@@ -22,6 +22,7 @@ from tacoq_publisher.errors import PublisherClosed
 from tacoq_publisher.handle import TaskHandle
 from tacoq_publisher.newtask import TaskOptions, decode_json
 from tacoq_publisher.publisher import Publisher
+from tacoq_publisher.spans import around
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -227,17 +228,18 @@ class SyncPublisher:
     def publish_many(self, calls: Iterable[BulkItem], **options: Unpack[TaskOptions]) -> list[SyncTaskHandle[Any]]:
         """Publish all of `calls`, which is read in the calling thread. See `Publisher.publish_many`."""
         bulk = self.run(_bulk(self._publisher, options))
-        try:
-            for call in calls:
-                if bulk.add(call):
-                    self.run(bulk.send())
-            return [SyncTaskHandle(handle, self) for handle in self.run(bulk.finish())]
-        except Exception:
-            self.run(bulk.finish())
-            raise
-        finally:
-            with suppress(PublisherClosed):
-                self.run(_abandon(bulk))
+        with around(bulk.span):
+            try:
+                for call in calls:
+                    if bulk.add(call):
+                        self.run(bulk.send())
+                return [SyncTaskHandle(handle, self) for handle in self.run(bulk.finish())]
+            except Exception:
+                self.run(bulk.finish())
+                raise
+            finally:
+                with suppress(PublisherClosed):
+                    self.run(_abandon(bulk))
 
     @overload
     def handle(self, task_id: UUID | str, *, kind: str | None = None) -> SyncTaskHandle[Any]: ...

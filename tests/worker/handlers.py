@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from tacoq_protocol.trace import current_trace
 from tacoq_worker import Context, Fail, Snooze, Worker
 
 in_processes = Worker("crunch", concurrency=2, executor="process")
@@ -55,3 +56,8 @@ def tell(ctx: Context, how: str) -> str:
     if how == "fail":
         raise Fail("no use")
     return f"{ctx.queue} {ctx.release} {ctx.attempt}"
+
+
+@in_processes.task
+def traced() -> str | None:
+    return current_trace()[0]

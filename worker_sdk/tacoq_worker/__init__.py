@@ -2,7 +2,7 @@
 
 Reading order: worker, registry, arguments, context, outcomes (what applications see); session (how it is
 composed); consume, held, slots, execute, children (the life of a release); report, sweep, early_ack (how it is told);
-heartbeat, control (how managers see it); process, supervise, cli (`tacoq worker`).
+heartbeat, control (how managers see it); spans (how traces do); process, supervise, cli (`tacoq worker`).
 """
 
 from tacoq_worker.context import Context

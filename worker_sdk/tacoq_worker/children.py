@@ -21,6 +21,7 @@ import msgspec
 
 from tacoq_protocol.logs import configure_logging
 from tacoq_protocol.messages import Outcome, Release
+from tacoq_protocol.trace import trace_of
 from tacoq_worker.execute import ProcessCrashed, Run, call_sync
 from tacoq_worker.registry import AnyHandler, Handler
 
@@ -61,7 +62,11 @@ class Child:
 
     def call(self, run: Run) -> Outcome:
         """Run the handler there and wait. Raises ProcessCrashed when the process ends instead, also by `kill`."""
-        request = _encoder.encode((run.handler.reference, run.release))
+        release = run.release
+        if run.span is not None:  # which is made here; what the handler makes there are its children
+            traceparent, tracestate = trace_of(run.span)
+            release = msgspec.structs.replace(release, traceparent=traceparent, tracestate=tracestate)
+        request = _encoder.encode((run.handler.reference, release))
         for _ in range(_TRIES):
             self.start(run)
             with self._lock:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from opentelemetry import context as otel_context
+from opentelemetry.trace import Span, set_span_in_context
 
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import (
@@ -52,9 +53,12 @@ class ProcessCrashed(Exception):
 
 
 class Run:
-    """One run of a release. `began` is monotonic; `timeout`, in seconds, is the release's own, else the kind's."""
+    """One run of a release. `began` is monotonic; `timeout`, in seconds, is the release's own, else the kind's.
 
-    __slots__ = ("began", "context", "handler", "release", "started_at", "stop", "timeout")
+    `span` is what is made for it here; without one its handler goes on with what the release carries.
+    """
+
+    __slots__ = ("began", "context", "handler", "release", "span", "started_at", "stop", "timeout")
 
     def __init__(self, release: Release, handler: AnyHandler) -> None:
         self.release = release
@@ -62,6 +66,7 @@ class Run:
         self.timeout = handler.timeout if release.timeout is None else release.timeout
         self.stop: Stop | None = None
         self.context: Context | None = None
+        self.span: Span | None = None
         self.began = 0.0
         self.started_at = release.created_at  # until it begins
 
@@ -85,6 +90,11 @@ class Run:
         """Of runs that fail, or are lost."""
         return self.release.max_attempts or self.handler.spec.max_attempts
 
+    def trace(self) -> otel_context.Context:
+        """Return the trace context for the handler."""
+        carried = context_from(self.release.traceparent, self.release.tracestate)
+        return carried if self.span is None else set_span_in_context(self.span, carried)
+
     def ask_to_stop(self) -> None:
         """Tell the handler, if it looks."""
         if self.context is not None:
@@ -94,8 +104,7 @@ class Run:
 async def call_async(run: Run) -> Outcome:
     """Run an `async def` handler on this loop. A CancelledError ends the run, and not the caller."""
     handler, release = run.handler, run.release
-    trace = None if release.traceparent is None else context_from(release.traceparent, release.tracestate)
-    token = None if trace is None else otel_context.attach(trace)
+    token = None if release.traceparent is None and run.span is None else otel_context.attach(run.trace())
     try:
         arguments = handler.arguments.bind(release.payload, run.context)
         return completed(run, handler.arguments.encode_result(await handler.function(**arguments)))
@@ -109,8 +118,7 @@ async def call_async(run: Run) -> Outcome:
 def call_sync(run: Run) -> Outcome:
     """Run a `def` handler in this thread."""
     handler, release = run.handler, run.release
-    trace = None if release.traceparent is None else context_from(release.traceparent, release.tracestate)
-    token = None if trace is None else otel_context.attach(trace)
+    token = None if release.traceparent is None and run.span is None else otel_context.attach(run.trace())
     try:
         arguments = handler.arguments.bind(release.payload, run.context)
         return completed(run, handler.arguments.encode_result(handler.function(**arguments)))

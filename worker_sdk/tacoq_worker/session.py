@@ -80,6 +80,7 @@ class Session:
         in_processes = worker.executor == "process"
         self._slots = Slots(
             worker.concurrency,
+            session=self.id,
             report=lambda held, outcome: self._sweep.ended(held, outcome),
             announce=self._announce,
             began=lambda: self._sweep.began(),

@@ -15,12 +15,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from uuid import UUID
 
 from tacoq_protocol.http import ErrorInfo
 from tacoq_protocol.messages import Completed, Expired, Failed, Outcome, Returned, ReturnReason
+from tacoq_protocol.trace import active_tracer
 from tacoq_worker.children import Child
 from tacoq_worker.execute import ProcessCrashed, Run, Stop, call_async, call_sync, failed, not_started, raised
 from tacoq_worker.held import Held, Phase
+from tacoq_worker.spans import end_run, start_run
 
 log = logging.getLogger("tacoq.worker")
 runs = logging.getLogger("tacoq.runs")  # one line for each
@@ -39,12 +42,14 @@ class Slots:
         self,
         count: int,
         *,
+        session: UUID,
         report: Callable[[Held, Outcome], None],
         announce: Callable[[Held], Awaitable[bool]],
         began: Callable[[], None],
         children: list[Child],
     ) -> None:
         self.count = count
+        self.session = session
         self.report, self.announce, self.began = report, announce, began
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="tacoq-slot")
         self.closed = False
@@ -230,6 +235,8 @@ class _Slot:
             if run.timeout is not None:
                 self.ends = time.monotonic() + run.timeout
                 self._slots.look_at(self.ends)
+            if (tracer := active_tracer()) is not None:
+                run.span = start_run(tracer, run, self._slots.session)
             if run.handler.is_async:
                 self._stop = self._cancel_task
                 return await call_async(run)
@@ -268,6 +275,9 @@ class _Slot:
     def _report(self, held: Held, outcome: Outcome) -> None:
         self.held = None
         self._slots.report(held, outcome)
+        run = held.run
+        if run is not None and run.span is not None:  # at last: whatever its exporter does, the outcome is on its way
+            end_run(run.span, run, outcome)
         if self._slots.watcher is not None:
             self._slots.watcher.set()
 
