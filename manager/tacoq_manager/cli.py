@@ -1,4 +1,4 @@
-"""`tacoq manager` and `tacoq migrate`."""
+"""`tacoq manager`, and the commands that look after its database and all else: `migrate`, `doctor`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 
 import click
+import msgspec
 
-from tacoq_manager.settings import Settings, load_settings
+from tacoq_manager.settings import Settings, load_look_settings, load_settings
 from tacoq_protocol.broker import LinkState
 from tacoq_protocol.collector import expect_batches
+from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.logs import configure_logging
 
 log = logging.getLogger("tacoq.manager")
@@ -49,6 +51,33 @@ def migrate() -> None:
         click.echo(f"the schema is at {done.after}: nothing to do")
     else:
         click.echo(f"the schema was at {done.before or 'none'}, is now at {done.after}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+def doctor(as_json: bool) -> None:
+    """Look at all that a manager and its workers need.
+
+    Says of each thing whether it is ok, a warning or a problem, and what to do. Changes nothing. Exit code 1 when
+    there is a problem.
+    """
+    from tacoq_manager.doctor.examine import examine, healthy, settings_problem
+
+    configure_logging("CRITICAL")  # findings say it
+    try:
+        findings = asyncio.run(examine(load_look_settings()))
+    except ConfigurationError as error:
+        findings = settings_problem(str(error).removeprefix("settings: "))
+    good = healthy(findings)
+    if as_json:
+        click.echo(msgspec.json.encode({"healthy": good, "findings": findings}))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:8} {finding.check}: {finding.says}")
+            if finding.do is not None:
+                click.echo(f"{'':8} → {finding.do}")
+    if not good:
+        sys.exit(1)
 
 
 async def _manage(settings: Settings) -> bool:

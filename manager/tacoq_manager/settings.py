@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -14,7 +15,7 @@ from tacoq_protocol.durations import read_duration
 from tacoq_protocol.errors import ConfigurationError
 from tacoq_protocol.topology import NAMESPACE_PATTERN, Topology
 
-_SECRET = ("database_url", "broker_url", "results_url", "api_key")  # values that may hold a password
+_SECRET = ("database_url", "broker_url", "results_url", "manager_url", "api_key")  # values that may hold a password
 _POSTGRES = re.compile(r"^(postgres|postgresql)(\+asyncpg)?://")
 
 
@@ -96,10 +97,40 @@ class Settings(BaseSettings):
         return Topology(self.namespace, self.task_queues)
 
 
+class LookSettings(Settings):
+    """Those of a command that looks at a running system from outside, too."""
+
+    manager_url: str = "http://127.0.0.1:3000"
+
+    @field_validator("manager_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            fits = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:  # a port that is none
+            fits = False
+        if not fits:
+            raise ValueError("is not the URL of a manager: give http://127.0.0.1:3000")
+        return url.rstrip("/")
+
+
+Kind = TypeVar("Kind", bound=Settings)
+
+
 def load_settings(**given: object) -> Settings:
     """Read the environment; `given` goes before it. Raises ConfigurationError that names each wrong variable."""
+    return _load(Settings, given)
+
+
+def load_look_settings() -> LookSettings:
+    """Read the environment. Raises ConfigurationError that names each wrong variable."""
+    return _load(LookSettings, {})
+
+
+def _load(kind: type[Kind], given: dict[str, object]) -> Kind:
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return kind(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         wrong = "; ".join(f"TACOQ_{str(found['loc'][0]).upper()}: {_told(found)}" for found in error.errors())
         raise ConfigurationError(f"settings: {wrong}") from None

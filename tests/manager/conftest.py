@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
+from scripts.cleanup import delete_topology
+from tacoq_manager.settings import LookSettings, Settings
 from tacoq_manager.store.engine import Database
 from tacoq_protocol.brokers.memory import MemoryHub
+from tests.manager.looking import add_worker, declare_queue, manager_at
 from tests.manager.serving import Served, serving
 from tests.manager.sessions import Listener, Worker
 from tests.support import eventually
@@ -48,3 +51,14 @@ async def worker(hub: MemoryHub, manager: Listener) -> AsyncIterator[Worker]:
     await worker.start()
     yield worker
     await worker.broker.stop()
+
+
+@pytest_asyncio.fixture
+async def settings(database: str, broker_url: str, namespace: str) -> AsyncIterator[LookSettings]:
+    """Those of a system in which a manager runs, and a worker of the queue `mail`, which knows the kind `send`."""
+    plain = Settings(database_url=database, broker_url=broker_url, namespace=namespace)
+    async with manager_at(plain) as url:
+        await add_worker(database)
+        await declare_queue(plain, "mail")
+        yield LookSettings(database_url=database, broker_url=broker_url, namespace=namespace, manager_url=url)
+    await delete_topology(broker_url, namespace, queues=["mail"])

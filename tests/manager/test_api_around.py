@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Coroutine
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 from uuid import uuid4
 
@@ -91,7 +92,7 @@ async def test_kinds_show_their_policy_and_schemas(served: Served) -> None:
 async def test_health_is_about_accepting(served: Served) -> None:
     assert await served.ask("GET", "/livez") == (200, {"status": "live"})
     await served.manager.broker.wait_open(5)
-    ready = {"status": "ready", "database": "open", "broker": "open"}
+    ready = {"status": "ready", "version": version("tacoq-manager"), "database": "open", "broker": "open"}
     assert await served.ask("GET", "/readyz") == (200, ready)
     served.hub.go_down()
     await eventually(lambda: served.manager.broker.state == "closed")

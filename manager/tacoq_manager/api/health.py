@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -39,7 +40,8 @@ async def readyz(request: Request) -> Response:
     if reason is not None:
         return respond(503, f"{reason} (the link to the broker is {broker})", headers={"Retry-After": "1"})
     results = {} if manager.results.state is None else {"results": manager.results.state}
-    return JSONResponse({"status": "ready", "database": "open", "broker": broker, **results})
+    links = {"database": "open", "broker": broker, **results}
+    return JSONResponse({"status": "ready", "version": version("tacoq-manager"), **links})
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

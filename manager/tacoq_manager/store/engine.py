@@ -57,6 +57,9 @@ CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
 SEARCHES = 2  # at a time
 
+_POOL, _OVERFLOW = 2, 4
+CONNECTIONS = 6 + _POOL + _OVERFLOW  # of one manager at most: those of a Database
+
 
 class DatabaseUnavailable(TacoqError):
     """Postgres is not reachable or takes nothing, or the connection broke inside a statement: it may have committed."""
@@ -182,8 +185,8 @@ class Database:
         self.engine: AsyncEngine = create_async_engine(
             url.replace("postgresql://", "postgresql+asyncpg://", 1),
             poolclass=AsyncAdaptedQueuePool,
-            pool_size=2,
-            max_overflow=4,
+            pool_size=_POOL,
+            max_overflow=_OVERFLOW,
             pool_pre_ping=True,
             connect_args={"server_settings": {"application_name": "tacoq"}, "timeout": CONNECT_SECONDS},
         )

@@ -100,7 +100,11 @@ async def check(database_url: str) -> None:
 
 async def check_connection(connection: AsyncConnection) -> None:
     """`check`, on a connection at hand."""
-    found = await connection.run_sync(_revision)
+    check_revision(await connection.run_sync(_revision))
+
+
+def check_revision(found: str | None) -> None:
+    """`check`, of a revision at hand; None: no tables."""
     if found == wanted_revision():
         return
     if found is not None and found not in _known_revisions():

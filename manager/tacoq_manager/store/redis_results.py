@@ -66,6 +66,15 @@ class RedisResults(Results):
                 f"the Redis of TACOQ_RESULTS_URL ({self._shown}) cannot keep results: {error}"
             ) from error
 
+    async def look(self) -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = await self._redis.info()
+        except (RedisError, OSError) as error:
+            raise ResultsUnavailable(
+                f"the Redis of TACOQ_RESULTS_URL ({self._shown}) does not answer: {error}"
+            ) from error
+        return found
+
     async def close(self) -> None:
         await self._redis.aclose()
 

@@ -5,9 +5,9 @@ A task that is completed and has no result in Postgres has, or had, it in Redis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from msgspec import UNSET
 
@@ -32,6 +32,10 @@ class Results:
         """Raises ConfigurationError when results cannot be kept there."""
 
     async def close(self) -> None: ...
+
+    async def look(self) -> Mapping[str, Any]:
+        """Return what the store tells of itself; nothing is kept for it. Raises ResultsUnavailable."""
+        return {}
 
     async def put(self, transitions: Sequence[Transition]) -> bool:
         """Keep the results of moves that are about to be committed; False: they have to be committed with them."""
