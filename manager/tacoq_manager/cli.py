@@ -1,4 +1,4 @@
-"""`tacoq manager`, and the commands that look after its database and all else: `migrate`, `doctor`."""
+"""`tacoq manager`, and the commands that look after its database and all else: `migrate`, `doctor`, `verify`."""
 
 from __future__ import annotations
 
@@ -76,6 +76,34 @@ def doctor(as_json: bool) -> None:
             click.echo(f"{finding.level:8} {finding.check}: {finding.says}")
             if finding.do is not None:
                 click.echo(f"{'':8} → {finding.do}")
+    if not good:
+        sys.exit(1)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=1, show_default=True, help="How many days of final tasks to read."
+)
+def verify(as_json: bool, days: int) -> None:
+    """Look in the database for rows that break what TacoQ promises.
+
+    Reads the live tasks whole, and the final ones of the last days. Changes nothing. Exit code 1 when something is
+    broken, or could not be looked at in time.
+    """
+    from tacoq_manager.verify import lines
+    from tacoq_manager.verify import verify as verified
+
+    settings = load_settings()
+    configure_logging("CRITICAL")
+    with _naming(settings.database_url):
+        verdicts = asyncio.run(verified(settings.database_url, retention=settings.retention, days=days))
+    good = all(verdict.good for verdict in verdicts)
+    if as_json:
+        click.echo(msgspec.json.encode({"good": good, "invariants": verdicts}))
+    else:
+        for verdict in verdicts:
+            click.echo("\n".join(lines(verdict)))
     if not good:
         sys.exit(1)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 
+from tacoq_manager.store.engine import DatabaseUnavailable
+from tacoq_manager.verify import lines, verify
 from tacoq_publisher import TaskState
 from tests.faults.field import Field
 from tests.faults.form import FORM
@@ -31,12 +36,38 @@ async def check(field: Field, ledger: Ledger, *, seconds: float = SECONDS, poiso
     struck = field.struck
     entries, kept = list(ledger.entries.values()), await stored(field)
     verdict = judge(entries, kept, runs, faults=len(struck), slots=struck.slots, poison=poison)
+    verdict.wrong += await broken(field)
     if FORM.verdicts is not None:
         with FORM.verdicts.open("a") as lines:
             lines.write(f"{verdict.line()}\n")
     print(f"{verdict.line()} after: {struck}")
     assert verdict.good, f"{verdict.line()}\n" + "\n".join(verdict.wrong) + f"\nafter: {struck}"
     return verdict
+
+
+async def broken(field: Field) -> list[str]:
+    """Return what `tacoq verify` finds broken. Raises DatabaseUnavailable."""
+    verdicts = await verify(field.database, retention=timedelta(days=30), days=1)
+    return ["\n".join(lines(verdict)) for verdict in verdicts if verdict.rows]
+
+
+@asynccontextmanager
+async def verified(field: Field) -> AsyncIterator[list[str]]:
+    """Look for what is broken while the block lasts, whatever breaks there; the list has it afterwards."""
+    found: list[str] = []
+
+    async def watch() -> None:
+        while True:
+            with suppress(DatabaseUnavailable):
+                found.extend(await broken(field))
+            await asyncio.sleep(1.0)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield found
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def stored(field: Field) -> Stored:

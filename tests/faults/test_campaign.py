@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.faults.campaign import Campaign
-from tests.faults.checker import check
+from tests.faults.checker import check, verified
 from tests.faults.conftest import MakeField
 from tests.faults.field import Link
 from tests.faults.form import FORM
@@ -23,8 +23,10 @@ async def test_nothing_is_lost_in_a_campaign_of_random_faults(make_field: MakeFi
     await field.joined(2)
     urls = [seat.url for seat in field.seats]
     async with under_load_over(urls, ledger, field.effects, seed=seed, processes=True, cancels=0.05) as load:
-        await Campaign(field, seed, FORM.seconds).run()
-        await field.heal()
-        await load.ran(50)
+        async with verified(field) as broken:
+            await Campaign(field, seed, FORM.seconds).run()
+            await field.heal()
+            await load.ran(50)
+    assert not broken
     verdict = await check(field, ledger, seconds=120, poison=True)
     assert verdict.faults >= FORM.seconds / 10

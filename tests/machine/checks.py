@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
 
 from tacoq_manager.store.claim import LAST_CHANCE
+from tacoq_manager.store.invariants import INVARIANTS, broken
+from tacoq_manager.store.reading import Reader
 from tacoq_protocol.messages import Fence
 from tacoq_protocol.states import TaskState
 from tests.machine.model import Task
@@ -18,6 +20,7 @@ from tests.machine.world import World
 
 RELEASED = {TaskState.QUEUED, TaskState.RUNNING}
 SEEN = ("state", "release", "attempt", "crashes", "cancel_requested", "result")
+OF_TASKS = {"one place", "live tasks", "final tasks", "one outcome"}
 Rows = Mapping[UUID, asyncpg.Record]
 
 
@@ -30,6 +33,15 @@ def assert_as_the_model_has_it(rows: Rows, tasks: Mapping[UUID, Task], world: Wo
         if task.runs_once and task.id not in world.doubtful:
             assert world.runs[task.id] <= 1, "what may run once only ran twice"
     assert not [fence for fence, times in world.broker.fences.items() if times > 1], "a fence was published twice"
+
+
+async def assert_verified(world: World) -> None:
+    """What `tacoq verify` says of a moment is so at every moment."""
+    reader = Reader(world.connection, 30.0, takes_nothing=False)
+    for invariant in INVARIANTS:
+        if invariant.name in OF_TASKS:
+            found = await broken(reader, invariant, datetime.now(UTC) - timedelta(days=1))
+            assert not found, f"{invariant.holds}: {found}"
 
 
 def assert_counted(tasks: Iterable[Task], world: World) -> None:

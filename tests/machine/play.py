@@ -262,6 +262,7 @@ class Play:
 
     async def check(self) -> None:
         checks.assert_as_the_model_has_it(await self.world.rows(), self.tasks, self.world)
+        await checks.assert_verified(self.world)
         if not self.muddled:
             checks.assert_counted(self.tasks.values(), self.world)
 

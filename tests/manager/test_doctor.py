@@ -315,6 +315,7 @@ async def test_a_wrong_setting_is_named(name: str, value: str) -> None:
 
 async def test_an_unknown_option_is_exit_2() -> None:
     assert (await command("doctor", "--loud"))[0] == 2
+    assert (await command("verify", "--days", "0"))[0] == 2
 
 
 async def test_urls_that_are_malformed_are_not_repeated() -> None:

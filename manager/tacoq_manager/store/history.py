@@ -34,11 +34,11 @@ log = logging.getLogger("tacoq.partitions")
 MOST_STRAYS: Final = 10_000  # moved under a lock that every lookup waits for
 LOCK_TIMEOUT: Final = "500ms"  # others queue behind us while we wait
 _LOCK_KEY: Final = 0x7AC0_0002
+ENDED_AT: Final = {"task_history": "finished_at", "attempts": "ended_at"}
 _LIST: Final = text("""
 SELECT child.relname, child.relispartition FROM pg_class AS child JOIN pg_class AS parent USING (relnamespace)
 WHERE parent.oid = CAST(:parent AS text)::regclass AND child.relkind = 'r' AND child.relname ~ :pattern
 """)
-_ENDED_AT: Final = {"task_history": "finished_at", "attempts": "ended_at"}
 _DAY: Final = re.compile(r"_(\d{8})$")
 
 
@@ -106,7 +106,7 @@ async def _make(database: Database, table: str, days: Sequence[date], *, alone: 
 
 
 async def _make_one(connection: AsyncConnection, table: str, day: date, *, alone: bool) -> bool:
-    column, name, default = PARTITIONED[table], _name(table, day), f"{table}_default"
+    column, name, default = PARTITIONED[table], partition_name(table, day), f"{table}_default"
     first, end = (first_id_of(_midnight(at)) for at in (day, day + timedelta(days=1)))
     inside = f"{column} >= '{first}' AND {column} < '{end}'"
     if await connection.scalar(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}):
@@ -131,8 +131,8 @@ async def _make_one(connection: AsyncConnection, table: str, day: date, *, alone
 
 async def _detach(database: Database, table: str, day: date, older_than: datetime) -> bool:
     """Detach a partition; its latecomers are in DEFAULT at the same moment."""
-    name, column = _name(table, day), PARTITIONED[table]
-    late = text(f"SELECT {column} FROM {name} WHERE {_ENDED_AT[table]} >= :older_than LIMIT {MOST_STRAYS + 1}")
+    name, column = partition_name(table, day), PARTITIONED[table]
+    late = text(f"SELECT {column} FROM {name} WHERE {ENDED_AT[table]} >= :older_than LIMIT {MOST_STRAYS + 1}")
     with database_faults():
         async with database.engine.connect() as connection:  # before any lock: it reads the whole day
             ids = (await connection.scalars(late, {"older_than": older_than})).all()
@@ -151,10 +151,10 @@ async def _detach(database: Database, table: str, day: date, older_than: datetim
 
 async def _drop(database: Database, table: str, day: date, older_than: datetime) -> bool:
     """Drop a detached partition; what ended lately in it, and is not in DEFAULT yet, goes there first."""
-    name = _name(table, day)
+    name = partition_name(table, day)
 
     async def work(connection: AsyncConnection) -> bool:
-        late = f"SELECT * FROM {name} WHERE {_ENDED_AT[table]} >= :older_than"
+        late = f"SELECT * FROM {name} WHERE {ENDED_AT[table]} >= :older_than"
         copied = text(f"INSERT INTO {table} {late} ON CONFLICT DO NOTHING")
         await connection.execute(copied, {"older_than": older_than})
         await connection.execute(text(f"DROP TABLE {name}"))
@@ -165,7 +165,7 @@ async def _drop(database: Database, table: str, day: date, older_than: datetime)
 
 
 async def _purge_default(database: Database, table: str, older_than: datetime) -> None:
-    old = f"SELECT ctid FROM {table}_default WHERE {_ENDED_AT[table]} < :older_than LIMIT {MOST_STRAYS}"
+    old = f"SELECT ctid FROM {table}_default WHERE {ENDED_AT[table]} < :older_than LIMIT {MOST_STRAYS}"
     with database_faults():
         async with database.engine.begin() as connection:
             statement = text(f"DELETE FROM {table}_default WHERE ctid = ANY (ARRAY({old}))")
@@ -187,7 +187,8 @@ async def _locked(database: Database, work: Callable[[AsyncConnection], Awaitabl
             return None
 
 
-def _name(table: str, day: date) -> str:
+def partition_name(table: str, day: date) -> str:
+    """Return what the partition of that day is called."""
     return f"{table}_{day:%Y%m%d}"
 
 
