@@ -7,7 +7,18 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from tacoq_manager.api import (
-    bulk, dashboard, docs, events, health, kinds, problems, queues, schedules, stats, tasks, workers,
+    bulk,
+    dashboard,
+    docs,
+    events,
+    health,
+    kinds,
+    problems,
+    queues,
+    schedules,
+    stats,
+    tasks,
+    workers,
 )  # fmt: skip
 from tacoq_manager.api.auth import OwnPagesOnly, RequireKey
 from tacoq_manager.api.doors import Doors
