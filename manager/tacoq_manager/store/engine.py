@@ -58,7 +58,7 @@ STATEMENT_SECONDS = 30.0
 SEARCHES = 2  # at a time
 
 _POOL, _OVERFLOW = 2, 4
-CONNECTIONS = 6 + _POOL + _OVERFLOW  # of one manager at most: those of a Database
+CONNECTIONS = 7 + _POOL + _OVERFLOW  # of one manager at most: those of a Database
 
 
 class DatabaseUnavailable(TacoqError):
