@@ -104,6 +104,13 @@ def test_migrations_ship_with_the_manager(wheels: dict[str, Path]) -> None:
     assert {f"tacoq_manager/{path.as_posix()}" for path in sources} <= names
 
 
+def test_dashboard_ships_with_the_manager(wheels: dict[str, Path]) -> None:
+    names = set(zipfile.ZipFile(wheels["tacoq_manager"]).namelist())
+    sources = [path.relative_to(ROOT / "manager") for path in (ROOT / "manager/tacoq_manager/dashboard").rglob("*.*")]
+    assert len(sources) > 10
+    assert {path.as_posix() for path in sources} <= names
+
+
 @pytest.mark.timeout(180)
 def test_migrations_ship_with_the_managers_source_distribution(tmp_path: Path) -> None:
     run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT / "manager")
