@@ -67,7 +67,8 @@ async function answered(url, request, signal) {
     return { answer, said: await answer.text() };
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new ApiError(0, error.name === "TimeoutError" ? "the manager does not answer" : "the manager cannot be reached");
+    const late = error.name === "TimeoutError";
+    throw new ApiError(0, late ? "the manager does not answer" : "the manager cannot be reached");
   }
 }
 

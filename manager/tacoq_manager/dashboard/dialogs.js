@@ -32,7 +32,8 @@ async function keyFrom(wasRefused) {
 }
 
 function opened(question, signal, ...content) {
-  const dialog = h("dialog", { "aria-label": question }, h("form", { method: "dialog" }, h("p", {}, question), ...content));
+  const form = h("form", { method: "dialog" }, h("p", {}, question), ...content);
+  const dialog = h("dialog", { "aria-label": question }, form);
   document.body.append(dialog);
   dialog.showModal();
   return new Promise((resolve) => {

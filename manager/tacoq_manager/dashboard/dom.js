@@ -1,5 +1,6 @@
 // Elements out of data. Text is set as text: nothing that a task carries becomes markup.
 
+const NOTHING = [null, undefined, false];
 const NUMBER = new Intl.NumberFormat();
 const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const UNITS = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
@@ -13,7 +14,7 @@ export function h(tag, attributes = {}, ...children) {
       element.setAttribute(name, value === true ? "" : value);
     }
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => !NOTHING.includes(child)));
   return element;
 }
 
@@ -32,12 +33,13 @@ function filled(content, kind) {
 
 /** Names and values, one below the other; what has no value is not there. */
 export function facts(pairs) {
-  const told = pairs.filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const told = pairs.filter(([, value]) => ![...NOTHING, ""].includes(value));
   return h("dl", {}, told.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 }
 
 export const link = (path, ...children) => h("a", { href: `#${path}` }, ...children);
 export const taskLink = (id) => h("a", { href: `#/tasks/${id}`, class: "id" }, id);
+export const badge = (words) => h("span", { class: "badge" }, words);
 export const stateOf = (state) => h("span", { class: `state ${state}` }, state);
 export const number = (value) => NUMBER.format(value);
 export const many = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;

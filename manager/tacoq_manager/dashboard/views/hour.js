@@ -20,10 +20,11 @@ function drawn({ this_minute, minutes }) {
   const sums = Object.fromEntries(STATES.map((state) => [state, minutes.reduce((sum, each) => sum + each[state], 0)]));
   const runs = minutes.reduce((sum, each) => sum + each.runs, 0);
   const ran = minutes.reduce((sum, each) => sum + each.run_seconds, 0);
-  const words = STATES.filter((state) => sums[state] > 0).map((state) => h("span", { class: `state ${state}` }, `${number(sums[state])} ${state}`));
-  if (words.length === 0) return h("p", { class: "empty" }, "Nothing has ended in the last hour.");
+  const had = STATES.filter((state) => sums[state] > 0);
+  if (had.length === 0) return h("p", { class: "empty" }, "Nothing has ended in the last hour.");
   const most = Math.max(...minutes.map((each) => STATES.reduce((sum, state) => sum + each[state], 0)));
-  const chart = svg("svg", { viewBox: `0 0 ${MINUTES} ${HEIGHT}`, preserveAspectRatio: "none", class: "chart", "aria-hidden": "true" });
+  const box = { viewBox: `0 0 ${MINUTES} ${HEIGHT}`, preserveAspectRatio: "none" };
+  const chart = svg("svg", { ...box, class: "chart", "aria-hidden": "true" });
   for (const each of minutes) {
     const place = MINUTES - 1 - (end - new Date(each.minute)) / MINUTE;
     const minute = svg("g", {});
@@ -38,7 +39,10 @@ function drawn({ this_minute, minutes }) {
   }
   return [
     chart,
-    h("p", { class: "sums" }, ...words, h("span", {}, `up to ${number(most)} a minute`), runs > 0 && h("span", {}, `mean run ${seconds(ran / runs)}`)),
+    h("p", { class: "sums" },
+      had.map((state) => h("span", { class: `state ${state}` }, `${number(sums[state])} ${state}`)),
+      h("span", {}, `up to ${number(most)} a minute`),
+      runs > 0 && h("span", {}, `mean run ${seconds(ran / runs)}`)),
   ];
 }
 

@@ -43,14 +43,17 @@ export function kinds() {
   function resume(kind) {
     if (!kind.held_until && kind.held_keys.length === 0) return "";
     const path = `v1/kinds/${encodeURIComponent(kind.name)}/resume?${new URLSearchParams({ queue: kind.queue })}`;
-    return action(`resume-${kind.queue}-${kind.name}`, "Resume", () => post(path), { of: `kind ${kind.name}`, then: list.again });
+    return action(`resume-${kind.queue}-${kind.name}`, "Resume", () => post(path), {
+      of: `kind ${kind.name}`, then: list.again,
+    });
   }
 
   return [h("h1", {}, "Kinds"), h("p", {}, "Completed, failed and mean run are of the last hour."), list.element];
 }
 
 function held({ held_until, held_keys }) {
-  return [moment(held_until), ...held_keys.map(({ fairness_key, until }) => h("div", {}, `${fairness_key}: `, moment(until)))];
+  const keys = held_keys.map(({ fairness_key, until }) => h("div", {}, `${fairness_key}: `, moment(until)));
+  return [moment(held_until), ...keys];
 }
 
 /** The fields that a payload may have: those that must be there first, the others with a question mark. */

@@ -1,11 +1,12 @@
 // Queues: how much waits, how much runs, who serves it; and what failed last.
 
 import { get, post } from "../api.js";
-import { h, link, number, table } from "../dom.js";
+import { badge, h, link, number, table } from "../dom.js";
 import { action, Fresh } from "../fresh.js";
 import { lastHour } from "./hour.js";
 import { taskTable } from "./tasks.js";
 
+const LIVE = ["scheduled", "pending", "queued", "running"];
 const LAST = 8; // failures
 
 export function queues() {
@@ -18,8 +19,8 @@ export function queues() {
   function drawn(queues) {
     return table(
       [
-        ["Queue", (queue) => [h("strong", {}, queue.name), queue.paused ? h("span", { class: "badge" }, "paused") : ""]],
-        ...["scheduled", "pending", "queued", "running"].map((state) => [state, (queue) => count(queue, state), "number"]),
+        ["Queue", (queue) => [h("strong", {}, queue.name), queue.paused && badge("paused")]],
+        ...LIVE.map((state) => [state, (queue) => count(queue, state), "number"]),
         ["Slots in use", slots],
         ["Workers", (queue) => number(queue.workers), "number"],
         ["Limits", (queue) => limits(queue.limits)],
@@ -53,7 +54,8 @@ function count(queue, state) {
 function slots(queue) {
   const used = Math.min(queue.queued + queue.running, queue.slots);
   if (queue.slots === 0) return h("span", { class: "none" }, "none");
-  return [h("meter", { max: queue.slots, value: used, "aria-label": "Slots in use" }), ` ${number(used)} of ${number(queue.slots)}`];
+  const meter = h("meter", { max: queue.slots, value: used, "aria-label": "Slots in use" });
+  return [meter, ` ${number(used)} of ${number(queue.slots)}`];
 }
 
 /** Limits of a queue or a kind, in words. */

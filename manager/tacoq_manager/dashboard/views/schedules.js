@@ -1,7 +1,7 @@
 // Schedules: when each fires, and what can be done about it.
 
 import { get, post } from "../api.js";
-import { h, moment, table, taskLink } from "../dom.js";
+import { badge, h, moment, table, taskLink } from "../dom.js";
 import { action, Fresh } from "../fresh.js";
 
 export function schedules() {
@@ -10,7 +10,7 @@ export function schedules() {
   function drawn(schedules) {
     return table(
       [
-        ["Schedule", (schedule) => [h("strong", {}, schedule.name), schedule.paused ? h("span", { class: "badge" }, "paused") : ""]],
+        ["Schedule", (schedule) => [h("strong", {}, schedule.name), schedule.paused && badge("paused")]],
         ["Kind", (schedule) => schedule.kind],
         ["Fires", (schedule) => [h("code", {}, schedule.cron), ` ${schedule.timezone}`]],
         ["Next", (schedule) => moment(schedule.next_fire_at) ?? (schedule.retired_at ? "never: its code is gone" : "")],
@@ -20,7 +20,7 @@ export function schedules() {
         ["", buttons, "actions"],
       ],
       schedules,
-      ["There is no schedule. ", h("code", {}, "@worker.cron"), " makes one, ", h("code", {}, "tacoq schedules"), " another."],
+      ["None is there: ", h("code", {}, "@worker.cron"), " or ", h("code", {}, "tacoq schedules"), " makes one."],
     );
   }
 

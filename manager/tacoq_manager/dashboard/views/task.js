@@ -1,9 +1,9 @@
 // Task: all of one, why it is where it is, what happened to it, and what can be done about it.
 
 import { exactly, get, post, text } from "../api.js";
-import { facts, h, link, moment, seconds, stateOf, table, taskLink } from "../dom.js";
+import { facts, h, link, moment, seconds, table, taskLink } from "../dom.js";
 import { action, Fresh } from "../fresh.js";
-import { ran } from "./tasks.js";
+import { errorWords, ran, stateWords } from "./tasks.js";
 
 const FINAL = ["completed", "failed", "cancelled", "expired"];
 const MOST = 200_000; // characters of a payload or a result that are shown
@@ -11,7 +11,7 @@ const INDENTED = { characters: 50_000, depth: 100 }; // what is more would be mo
 
 export function task({ argument }) {
   const path = `v1/tasks/${encodeURIComponent(argument)}`;
-  // Parts by themselves: what is being read or copied in one stays while another changes, and a payload is asked for once.
+  // Parts by themselves: what is being read in one stays while another changes, and a payload is asked for once.
   const about = new Fresh((signal) => text(path, { signal }), drawn, { over: (said) => isFinal(JSON.parse(said)) });
   const why = new Fresh((signal) => get(`${path}/why`, {}, signal), ({ sentence }) => h("p", {}, sentence), {
     over: ({ reason }) => FINAL.includes(reason), quiet: true,
@@ -30,13 +30,13 @@ export function task({ argument }) {
   function drawn(said) {
     const task = JSON.parse(said);
     return [
-      h("p", { class: "actions" }, stateOf(task.state), task.cancel_requested && !isFinal(task) ? " (to be cancelled) " : " ", actions(task)),
+      h("p", { class: "actions" }, stateWords(task), " ", actions(task)),
       facts([
         ["Kind", link(`/tasks?${new URLSearchParams({ kind: task.kind })}`, task.kind)],
         ["Queue", link(`/tasks?${new URLSearchParams({ queue: task.queue })}`, task.queue)],
         ["Priority", task.priority ? String(task.priority) : ""],
         ["Fairness key", task.fairness_key],
-        ["Failed attempts", task.attempt ? `${task.attempt}${task.max_attempts ? ` of ${task.max_attempts}` : ""}` : ""],
+        ["Failed attempts", task.attempt > 0 && [task.attempt, task.max_attempts].filter(Boolean).join(" of ")],
         ["Accepted", moment(task.created_at)],
         ["Due", task.state === "scheduled" ? moment(task.run_at) : ""],
         ["Expires", moment(task.expires_at)],
@@ -47,7 +47,7 @@ export function task({ argument }) {
         ["Worker session", task.session && link(`/workers/${task.session}`, task.session)],
         ["Retry of", task.retry_of && taskLink(task.retry_of)],
       ]),
-      task.error && [h("h2", {}, "Error"), h("pre", { class: "error" }, task.error.traceback ?? `${task.error.type}: ${task.error.message}`)],
+      task.error && [h("h2", {}, "Error"), h("pre", { class: "error" }, task.error.traceback ?? errorWords(task))],
       task.state === "completed" && [
         h("h2", {}, "Result"),
         task.result_expired ? h("p", {}, "The result has expired.") : json(exactly(said).result),
@@ -59,7 +59,8 @@ export function task({ argument }) {
     if (!isFinal(task)) {
       const question = task.state === "running" ? "It runs: ask its worker to stop it?" : "Cancel this task?";
       const then = () => Promise.all([about, why, timeline].map((part) => part.again()));
-      return task.cancel_requested ? null : action("cancel", "Cancel", () => post(`${path}/cancel`), { question, then });
+      if (task.cancel_requested) return null;
+      return action("cancel", "Cancel", () => post(`${path}/cancel`), { question, then });
     }
     if (task.state === "completed") return null;
     return action("retry", "Retry", () => post(`${path}/retry`), { told: retried, then: about.again });
@@ -96,7 +97,8 @@ function json(value) {
   const compact = value === undefined ? "" : JSON.stringify(value);
   const indented = compact.length <= INDENTED.characters && depthOf(compact) <= INDENTED.depth;
   const shown = h("pre", {}, indented && compact !== "" ? JSON.stringify(value, null, 2) : compact.slice(0, MOST));
-  return compact.length <= MOST ? shown : [shown, h("p", {}, "This is its beginning; ", h("code", {}, "tacoq show ID --json"), " has all of it.")];
+  if (compact.length <= MOST) return shown;
+  return [shown, h("p", {}, "This is its beginning; ", h("code", {}, "tacoq show ID --json"), " has all of it.")];
 }
 
 /** How deep it is nested, or more: brackets in strings count. */

@@ -41,17 +41,27 @@ export function tasks({ query }) {
 export function taskTable(tasks, empty) {
   return table(
     [
-      ["State", (task) => [stateOf(task.state), task.cancel_requested && task.state !== "cancelled" ? " (to be cancelled)" : ""]],
+      ["State", stateWords],
       ["Kind", (task) => task.kind],
       ["Queue", (task) => task.queue],
       ["Task", (task) => taskLink(task.id)],
       ["Accepted", (task) => moment(task.created_at)],
       ["Ran", ran, "number"],
-      ["Error", (task) => (task.error ? h("span", { class: "error", title: task.error.message }, `${task.error.type}: ${task.error.message}`) : ""), "long"],
+      ["Error", errorLine, "long"],
     ],
     tasks,
     empty,
   );
+}
+
+function errorLine(task) {
+  return task.error && h("span", { class: "error", title: errorWords(task) }, errorWords(task));
+}
+
+export const errorWords = ({ error }) => `${error.type}: ${error.message}`;
+
+export function stateWords({ state, cancel_requested }) {
+  return [stateOf(state), cancel_requested && BULK.cancel.of.includes(state) && " (to be cancelled)"];
 }
 
 /** How long its last run took, or has gone on. */
@@ -67,10 +77,14 @@ function filterOf(query) {
 }
 
 function form(filter) {
-  const field = ([name, label]) => h("label", {}, label, h("input", { id: `filter-${name}`, name, value: filter[name], spellcheck: "false" }));
-  const date = ([name, label]) => h("label", {}, label, h("input", { id: `filter-${name}`, name, type: "datetime-local", step: 1, value: local(filter[name]) }));
-  const state = (name) =>
-    h("label", { class: "choice" }, h("input", { id: `filter-${name}`, type: "checkbox", name: "state", value: name, checked: filter.state.includes(name) }), stateOf(name));
+  const input = (id, given) => h("input", { id: `filter-${id}`, name: id, ...given });
+  const field = ([name, label]) => h("label", {}, label, input(name, { value: filter[name], spellcheck: "false" }));
+  const date = ([name, label]) =>
+    h("label", {}, label, input(name, { type: "datetime-local", step: 1, value: local(filter[name]) }));
+  const state = (name) => {
+    const box = { type: "checkbox", name: "state", value: name, checked: filter.state.includes(name) };
+    return h("label", { class: "choice" }, input(name, box), stateOf(name));
+  };
   return h("form", { class: "filter", onsubmit: find, onchange: find, role: "search" },
     h("fieldset", {}, h("legend", {}, "State"), STATES.map(state)),
     Object.entries(FIELDS).map(field), Object.entries(MOMENTS).map(date),
@@ -79,9 +93,12 @@ function form(filter) {
 
 function find(event) {
   event.preventDefault();
-  const given = [...new FormData(event.currentTarget)].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value !== "");
-  const exact = given.map(([name, value]) => [name, name in MOMENTS ? new Date(value).toISOString() : value]);
-  location.hash = `/tasks?${new URLSearchParams(exact)}`;
+  const query = new URLSearchParams();
+  for (const [name, value] of new FormData(event.currentTarget)) {
+    const words = value.trim();
+    if (words !== "") query.append(name, name in MOMENTS ? new Date(words).toISOString() : words);
+  }
+  location.hash = `/tasks?${query}`;
 }
 
 /** A moment as the clock on the wall has it, which is what the field takes. */
@@ -96,7 +113,9 @@ function bulk(filter, then) {
   return h("p", { class: "actions" }, Object.keys(BULK).map((what) => {
     const state = BULK[what].of.filter((each) => filter.state.length === 0 || filter.state.includes(each));
     const meant = { ...given, state };
-    return state.length > 0 && [action(`${what}-all`, `${BULK[what].verb} all of these…`, (signal) => forAll(what, meant, signal), { told: String, then }), " "];
+    const act = (signal) => forAll(what, meant, signal);
+    const button = () => action(`${what}-all`, `${BULK[what].verb} all of these…`, act, { told: String, then });
+    return state.length > 0 && [button(), " "];
   }));
 }
 
@@ -107,7 +126,8 @@ async function forAll(what, filter, signal) {
   const { count, more, as_of } = await post(path, { filter });
   if (count === 0) return `There is nothing to ${what} among these.`;
   if (more) return `These are more than ${many(count, "task")}: narrow them by when they were accepted.`;
-  if (signal.aborted || !(await confirmed(`${verb} ${many(count, "task")}: ${inWords(filter)}?`, `${verb} them`, signal))) return "Nothing was done.";
+  const question = `${verb} ${many(count, "task")}: ${inWords(filter)}?`;
+  if (signal.aborted || !(await confirmed(question, `${verb} them`, signal))) return "Nothing was done.";
   let [sum, after] = [0];
   window.addEventListener("beforeunload", stay);
   try {
@@ -118,7 +138,8 @@ async function forAll(what, filter, signal) {
       if (after && !signal.aborted) say(`${number(sum)} of ${number(count)}…`);
     } while (after);
   } catch (error) {
-    throw error instanceof ApiError ? new ApiError(error.status, `${error.message} (${number(sum)} of ${number(count)} were done)`) : error;
+    if (!(error instanceof ApiError)) throw error;
+    throw new ApiError(error.status, `${error.message} (${number(sum)} of ${number(count)} were done)`);
   } finally {
     window.removeEventListener("beforeunload", stay);
   }
@@ -127,7 +148,8 @@ async function forAll(what, filter, signal) {
 
 function inWords({ state, ...fields }) {
   const names = { ...FIELDS, ...MOMENTS };
-  return [state.join(" or "), ...Object.entries(fields).map(([name, value]) => `${names[name].toLowerCase()} ${value}`)].join(", ");
+  const given = Object.entries(fields).map(([name, value]) => `${names[name].toLowerCase()} ${value}`);
+  return [state.join(" or "), ...given].join(", ");
 }
 
 const stay = (event) => event.preventDefault(); // it would be left half done

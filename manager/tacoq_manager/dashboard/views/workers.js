@@ -1,7 +1,7 @@
 // Workers: the sessions that live, and those that ended; one of them with what runs there.
 
 import { get, post } from "../api.js";
-import { facts, h, link, moment, number, stateOf, table, taskLink } from "../dom.js";
+import { badge, facts, h, link, moment, number, stateOf, table, taskLink } from "../dom.js";
 import { action, Fresh } from "../fresh.js";
 
 const MEGABYTE = 1 << 20;
@@ -68,7 +68,7 @@ export function worker({ argument }) {
 }
 
 function state(worker) {
-  return [stateOf(worker.state), worker.loop_blocked ? h("span", { class: "badge" }, "event loop blocked") : ""];
+  return [stateOf(worker.state), worker.loop_blocked && badge("event loop blocked")];
 }
 
 function buttons({ session, state }, then) {
