@@ -61,6 +61,7 @@ class Listener:
         self.wanted = wanted
         self._untold: deque[bytes] = deque()
         self._lost = 0  # after all of these
+        self._countless = False  # and nobody knows how many more
         self._ended = False
         self._news = asyncio.Event()
 
@@ -69,13 +70,26 @@ class Listener:
         """Events that it has not taken."""
         return len(self._untold)
 
-    def tell(self, event: bytes, ends: int = 1) -> None:
-        """Tell it of so many ends; where there is no room, count them."""
-        if self._lost or len(self._untold) >= MOST_UNTOLD:
-            self._lost += ends
-        else:
+    def tell(self, event: bytes) -> None:
+        """Tell it of an end; where there is no room, count it."""
+        if self._has_room:
             self._untold.append(event)
+        else:
+            self._lost += 1
         self._news.set()
+
+    def lose(self, count: int | None) -> None:
+        """Tell it that here it was not told of so many ends; None: nobody knows of how many."""
+        if self._has_room:
+            self._untold.append(event_of(LOST, EndsLost(count)))
+        else:
+            self._lost += count or 0
+            self._countless |= count is None
+        self._news.set()
+
+    @property
+    def _has_room(self) -> bool:
+        return not (self._lost or self._countless) and len(self._untold) < MOST_UNTOLD
 
     def end(self) -> None:
         """Have it wait for nothing any more."""
@@ -91,9 +105,9 @@ class Listener:
             return b""
         taken = [self._untold.popleft() for _ in range(min(len(self._untold), TELL_AT_ONCE))]
         if not self._untold:
-            if self._lost:
-                taken.append(_lost(self._lost))
-                self._lost = 0
+            if self._lost or self._countless:
+                taken.append(event_of(LOST, EndsLost(None if self._countless else self._lost)))
+                self._lost, self._countless = 0, False
             if not self._ended:
                 self._news.clear()
         return b"".join(taken)
@@ -205,17 +219,13 @@ class Events:
 
     def _lose(self, count: int | None) -> None:
         for listener in self._listeners:
-            listener.tell(_lost(count), count or 1)
+            listener.lose(count)
 
 
 def event_of(name: str, data: object, *, id: UUID | None = None) -> bytes:
     """Return a server-sent event."""
     line = b"" if id is None else b"id: %b\n" % str(id).encode()
     return b"event: %b\n%bdata: %b\n\n" % (name.encode(), line, _encode(data))
-
-
-def _lost(count: int | None) -> bytes:
-    return event_of(LOST, EndsLost(count))
 
 
 def _end_of(view: TaskView) -> TaskEnd:

@@ -313,8 +313,8 @@ class Manager:
                 async with asyncio.timeout(5):
                     await self.settler.caught_up()
         await self.running.stop()
-        await self.stats.stop()
         await self.leader.give_up()
+        await self.stats.stop()
         await self.outstanding.stop()
         await self.news.stop()
         await self.waiters.stop()

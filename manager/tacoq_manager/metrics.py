@@ -48,7 +48,7 @@ class Metrics:
         self._stale = counter("tacoq_moves_stale", "Reports of a closed release, dropped", "move")
         self._final = counter("tacoq_tasks_final", "Tasks that became final", "queue", "kind", "state")
         self._retried = counter("tacoq_runs_retried", "Runs that failed and are followed by another", "queue", "kind")
-        self._runs = counter("tacoq_runs", "Runs that ended, however", "queue", "kind")
+        self._runs = counter("tacoq_runs", "Runs whose end was reported, however they ended", "queue", "kind")
         self._run_seconds = counter("tacoq_run_seconds", "What these took", "queue", "kind")
         self._flows: set[Flow] = set()
         self._fallen_back = counter("tacoq_results_fallen_back", "Results that Redis did not take, kept in Postgres")

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from tacoq_manager.store.claim import Flow, Line
 from tacoq_protocol import codec
-from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, Outgoing
+from tacoq_protocol.broker import Broker, Consumer, Consuming, Declared, Delivery, LinkState, Outgoing
 from tacoq_protocol.errors import BrokerError, DecodeError
 from tacoq_protocol.messages import Fence, Settled
 from tacoq_protocol.topology import Binding, Queue, Topology
@@ -52,6 +52,7 @@ class News:
         self._on_limits = on_limits
         self._on_outlasted = on_outlasted
         self._on_missed = on_missed
+        self._misses = False
         self._final: dict[UUID, None] = {}
         self._ended: dict[int, Mapping[Line, int]] = {}  # by transaction
         self._redelivered: dict[Fence, None] = {}
@@ -63,9 +64,10 @@ class News:
 
     async def start(self) -> None:
         exchange = self._topology.settled
+        self._broker.on_state(self._linked)
         await self._broker.declare(Declared(exchanges=[exchange]))
         self._consuming = await self._broker.consume(
-            Consumer(Queue(exclusive=True), self._hear, bindings=[Binding(exchange.name, "")], on_lost=self._deafened)
+            Consumer(Queue(exclusive=True), self._hear, bindings=[Binding(exchange.name, "")])
         )
         self._publisher = asyncio.create_task(self._publish_forever(), name="tacoq news")
 
@@ -136,8 +138,12 @@ class News:
         self._outlasted.clear()
         return Settled(self._manager, ids, ended, _take(self._redelivered), limits, outlasted)
 
-    def _deafened(self) -> None:
-        if self._others_live():
+    def _linked(self, state: LinkState) -> None:
+        """What others told while the link was closed is missed for good: it is said once they are heard again."""
+        if state is LinkState.CLOSED:
+            self._misses = self._others_live()
+        elif self._misses:
+            self._misses = False
             self._on_missed()
 
     def _hear(self, delivery: Delivery) -> None:

@@ -5,6 +5,8 @@ They are counted in memory, a batch at a time, and written every few seconds: wh
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -17,6 +19,7 @@ from tacoq_manager.store.settle import Applied
 from tacoq_manager.store.stats import Tally
 
 STEP_SECONDS: Final = 5.0
+STOP_SECONDS: Final = 2.0
 
 
 def tally(moves: Iterable[Applied]) -> dict[Flow, Tally]:
@@ -36,7 +39,7 @@ def tally(moves: Iterable[Applied]) -> dict[Flow, Tally]:
             found.retried += 1
         if ran is not None:
             found.runs += 1
-            found.run_seconds += ran
+            found.run_seconds += ran if 0 <= ran < math.inf else 0.0  # as a worker of somebody else may tell
     return tallies
 
 
@@ -61,12 +64,13 @@ class Stats:
         if tallies:
             try:
                 await store.add(self._connection, self._manager, tallies)
-            except DatabaseUnavailable:
+            except BaseException:  # the stop, too
                 self.add(tallies)
                 raise
         return len(tallies)
 
     async def stop(self) -> None:
-        """Write the last of them, if Postgres can be asked."""
-        with suppress(DatabaseUnavailable):
-            await self.step()
+        """Write the last of them, if Postgres answers soon."""
+        with suppress(DatabaseUnavailable, TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.step()

@@ -49,7 +49,7 @@ async def verify(url: str, *, retention: timedelta, days: int) -> list[Verdict]:
     Raises DatabaseUnavailable when there is no database, OldSchema or UnknownSchema when it is not of this version.
     """
     now = datetime.now(UTC)
-    kept = datetime.combine((now - retention).date() + timedelta(days=1), time(), UTC)  # what is older may be gone
+    kept = datetime.combine((now - retention).date(), time(), UTC)  # what is older may be gone
     since = max(now - timedelta(days=days), kept)
     async with reading(url, "verify", seconds=STATEMENT_SECONDS) as reader:
         check_revision(await vitals.revision(reader))

@@ -15,7 +15,7 @@ class _Counts(View):
     cancelled: int
     expired: int
     retried: int = Field(description="Runs that failed, and are followed by another one")
-    runs: int = Field(description="Runs that ended, however")
+    runs: int = Field(description="Runs whose end was reported, however they ended")
     run_seconds: float = Field(description="All that these took")
 
 

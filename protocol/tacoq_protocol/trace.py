@@ -6,13 +6,21 @@ without a current span nothing travels.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import wraps
 from importlib.metadata import version
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger("tacoq.traces")
 
 SYSTEM: Final = "tacoq"  # as messaging.system
 
@@ -29,6 +37,20 @@ def active_tracer() -> Tracer | None:
     # Asked for each task. get_tracer_provider() looks into the environment first, which takes 1 µs; this takes 0.05. An
     # API that has no such name any more gives a tracer whose spans record nothing.
     return None if getattr(trace, "_TRACER_PROVIDER", _NOT_THERE) is None else _tracer
+
+
+def harmless(work: Callable[P, T]) -> Callable[P, T | None]:
+    """Return `work` that logs what it raises and returns None then: samplers and processors are somebody's code."""
+
+    @wraps(work)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return work(*args, **kwargs)
+        except Exception:
+            log.exception("a span is not as it should be")
+            return None
+
+    return tried
 
 
 def current_trace() -> Carried:

@@ -47,6 +47,7 @@ class Listening(Endpoints):
         clock = asyncio.get_running_loop().time
         backoff, began, deadline = Backoff(), False, clock() + self._transport.retry_for
         while True:
+            opened = False
             try:
                 async with self._transport.stream("/events", None, query=query, silence=SILENCE_SECONDS) as stream:
                     if isinstance(stream, Answer):
@@ -54,13 +55,14 @@ class Listening(Endpoints):
                     async for event in self._events(stream):
                         if isinstance(event, Ready):
                             yield EndsLost() if began else event
-                            backoff, began = Backoff(), True
+                            backoff, began, opened = Backoff(), True, True
                         else:
                             yield event
-                        deadline = clock() + self._transport.retry_for
                 fault = Fault("the stream ended", sent=True)
             except Fault as broken:
                 fault = broken
+            if opened:
+                deadline = clock() + self._transport.retry_for
             left = deadline - clock()
             if left <= 0:
                 raise self._transport.unavailable(_ACTION, fault, outcome="the tasks go on")

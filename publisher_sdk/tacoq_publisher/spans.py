@@ -14,11 +14,12 @@ from uuid import UUID
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from tacoq_protocol.calls import TaskCall
-from tacoq_protocol.trace import SYSTEM
+from tacoq_protocol.trace import SYSTEM, harmless
 from tacoq_publisher.handle import TaskHandle
 from tacoq_publisher.newtask import TaskOptions
 
 
+@harmless
 def start_publish(tracer: Tracer, call: TaskCall[Any] | str, options: TaskOptions, *, type: str = "send") -> Span:
     """Start the span of one publish. `type`: "create" where sending it is left to somebody else."""
     kind, queue = (call.kind, call.queue) if isinstance(call, TaskCall) else (call, None)
@@ -27,11 +28,13 @@ def start_publish(tracer: Tracer, call: TaskCall[Any] | str, options: TaskOption
     return tracer.start_span(f"publish {kind}", kind=SpanKind.PRODUCER, attributes=attributes)
 
 
+@harmless
 def start_publish_many(tracer: Tracer, options: TaskOptions) -> Span:
     """Start the one span of many publishes."""
     return tracer.start_span("publish", kind=SpanKind.PRODUCER, attributes=_attributes("send", options.get("queue")))
 
 
+@harmless
 def published(span: Span, task_id: UUID, *, duplicate: bool = False) -> None:
     """Note the task that answers for this publish: of a `duplicate` the run has another trace."""
     span.set_attribute("messaging.message.id", str(task_id))
@@ -39,6 +42,7 @@ def published(span: Span, task_id: UUID, *, duplicate: bool = False) -> None:
         span.set_attribute("tacoq.duplicate", True)
 
 
+@harmless
 def published_many(span: Span, handles: Sequence[TaskHandle[Any]]) -> None:
     """Note how many were accepted, and the kind if it is the same for all."""
     if not span.is_recording():
@@ -51,6 +55,7 @@ def published_many(span: Span, handles: Sequence[TaskHandle[Any]]) -> None:
         span.update_name(f"publish {kind}")
 
 
+@harmless
 def end_publish(span: Span, error: BaseException | None = None) -> None:
     """End it. A publish that was cancelled has failed, too: nobody knows what became of it."""
     if error is not None and span.is_recording():

@@ -179,10 +179,10 @@ async def test_stats_tell_what_ended_and_refuse_what_is_not_kept(served: Served)
     _, stats = await served.ask("GET", "/v1/stats?minutes=2&queue=default")
     assert [minute["cancelled"] for minute in stats["minutes"]] == [1]
     assert [(kind["kind"], kind["cancelled"]) for kind in stats["kinds"]] == [("add", 1)]
-    for query in ("minutes=0", "minutes=1441", "minutes=many"):
+    for query in ("minutes=0", "minutes=1441", "minutes=many", "kind=%00", "queue=a%2Fb"):
         status, problem = await served.ask("GET", f"/v1/stats?{query}")
         assert status == 422
-        assert "minutes" in problem["detail"]
+        assert query.partition("=")[0] in problem["detail"]
 
 
 async def test_metrics_count_batches(served: Served) -> None:

@@ -203,6 +203,12 @@ async def test_states_in_the_wrong_table(rows: asyncpg.Connection[Any], database
     }
 
 
+async def test_runs_of_a_task_that_lives_for_long_may_be_gone(rows: asyncpg.Connection[Any], database: str) -> None:
+    """Retention drops them by the day on which they ended."""
+    await add_live(rows, "pending", id=id_at(datetime.now(UTC) - timedelta(days=40)), release=3, attempt=2)
+    assert told(await looked(database)) == {}
+
+
 async def test_final_tasks_are_read_as_far_back_as_is_asked_for(rows: asyncpg.Connection[Any], database: str) -> None:
     old = await add_final(rows, "failed", id=id_at(datetime.now(UTC) - timedelta(days=3)), result=b"1")
     assert told(await looked(database)) == {}

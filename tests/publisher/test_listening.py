@@ -88,6 +88,22 @@ async def test_stream_that_ends_is_opened_again_and_says_that_some_may_be_lost(e
             assert [await anext(events) for _ in range(3)] == [one, EndsLost(), other]
 
 
+async def test_stream_that_was_quiet_for_long_is_opened_again_too() -> None:
+    """For longer than a manager may be away."""
+    quiet = 1.0
+
+    async def script(peer: Peer) -> None:
+        await peer.answer(HEAD + chunk(READY))
+        if len(server.peers) == 1:
+            await asyncio.sleep(quiet + 0.1)
+            peer.writer.close()
+        else:
+            await peer.until_gone()
+
+    async with publisher(script, retry_for=quiet) as (server, tacoq), tacoq.events() as events:
+        assert await anext(events) == EndsLost()
+
+
 async def test_manager_that_is_away_for_too_long_is_said_to_be() -> None:
     async with publisher(always(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno"), retry_for=0.1) as (_, tacoq):
         with pytest.raises(ManagerUnavailable, match="listen to events"):

@@ -165,6 +165,13 @@ def test_a_publish_into_an_outbox_creates_what_a_forwarder_sends(sqlite: OnSQLit
     assert failed_with(spans.one("publish subtract")) == "ConfigurationError"
 
 
+@pytest.mark.usefixtures("raising_spans")
+async def test_publish_goes_on_whatever_is_wrong_with_its_span(manager: ScriptedManager, publisher: Publisher) -> None:
+    await publisher.publish("add", {"x": 1})
+    await publisher.publish_many([("add", {"x": 2})])
+    assert carried(manager) == {None}
+
+
 @pytest.mark.usefixtures("no_spans")
 async def test_without_a_provider_no_span_is_made(
     manager: ScriptedManager, publisher: Publisher, sqlite: OnSQLite

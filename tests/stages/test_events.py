@@ -175,6 +175,19 @@ async def test_what_does_not_fit_is_counted_where_it_is_missing(
         assert [data["attempt"] for _, data in await told(listener)] == [6]
 
 
+async def test_a_loss_that_nobody_can_count_makes_the_sum_unknown(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "MOST_UNTOLD", 1)
+    with events.listener(Wanted()) as listener:
+        for _ in range(3):
+            events._tell(end(new_task_id()))
+        events.missed()
+        assert [(name, data.get("count")) for name, data in await told(listener)] == [("task", None), ("lost", None)]
+        events._tell(end(new_task_id()))
+        assert [name for name, _ in await told(listener)] == ["task"]
+
+
 async def test_news_that_others_sent_may_be_lost_without_a_number(events: Events) -> None:
     with events.listener(Wanted()) as listener:
         events.missed()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -73,6 +75,29 @@ async def test_what_could_not_be_written_is_written_by_the_next_step(
     assert await stats.step() == 1
     assert await stats.step() == 0
     assert [kind.completed for kind in (await store.read(floor.manager.database, minutes=2)).kinds] == [2]
+
+
+async def test_what_a_step_that_is_cancelled_had_is_written_at_the_stop(floor: Floor) -> None:
+    stats = Stats(floor.manager.database.upkeep, floor.manager.id)
+    stats.add({ADD: Tally(completed=1)})
+    async with floor.manager.database.upkeep._turn:  # another statement is under way
+        step = asyncio.create_task(stats.step())
+        await asyncio.sleep(0)
+        step.cancel()
+        await asyncio.wait([step])
+    await stats.stop()
+    assert [kind.completed for kind in (await store.read(floor.manager.database, minutes=2)).kinds] == [1]
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.inf, math.nan])
+async def test_run_of_a_length_that_cannot_be_is_counted_without_it(floor: Floor, seconds: float) -> None:
+    floor.join("k")
+    await floor.accept(1)
+    await floor.dispatch()
+    await floor.report(Completed(floor.releases[0].task_id, 1, NOW, seconds, b"5"))
+    await floor.manager.stats.step()
+    (kind,) = (await store.read(floor.manager.database, minutes=2)).kinds
+    assert (kind.runs, kind.run_seconds) == (1, 0.0)
 
 
 async def test_a_day_is_kept(floor: Floor) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -41,6 +41,22 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", _provider)
     yield Spans()
     _exporter.clear()
+
+
+class Raising(SpanProcessor):
+    """Somebody's, with a mistake in it."""
+
+    def on_start(self, span: object, parent_context: object = None) -> None:
+        raise RuntimeError("on start")
+
+
+@pytest.fixture
+def raising_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an application whose processor of spans raises."""
+    provider = TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False)
+    provider.add_span_processor(Raising())
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    monkeypatch.setattr("tacoq_protocol.trace._tracer", provider.get_tracer("test"))
 
 
 @pytest.fixture

@@ -228,6 +228,15 @@ async def test_of_a_trace_that_is_not_sampled_the_context_goes_on(unsampled: Spa
     assert unsampled.all == ()
 
 
+@pytest.mark.usefixtures("raising_spans")
+async def test_run_goes_on_whatever_is_wrong_with_its_span(
+    make_broker: BrokerFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with playing(worker, make_broker) as (_, manager):
+        assert traceparent(await manager.run("trace_async", traceparent=PARENT)) == PARENT
+    assert "a span is not as it should be" in caplog.text
+
+
 @pytest.mark.usefixtures("no_spans")
 @pytest.mark.parametrize(
     ("of_kind", "kind"), [(worker, "trace_async"), (worker, "trace_sync"), (in_processes, "traced")]

@@ -275,11 +275,11 @@ class _Slot:
     def _report(self, held: Held, outcome: Outcome) -> None:
         self.held = None
         self._slots.report(held, outcome)
+        if self._slots.watcher is not None:
+            self._slots.watcher.set()
         run = held.run
         if run is not None and run.span is not None:  # at last: whatever its exporter does, the outcome is on its way
             end_run(run.span, run, outcome)
-        if self._slots.watcher is not None:
-            self._slots.watcher.set()
 
 
 def _nothing() -> None:

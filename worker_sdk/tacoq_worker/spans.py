@@ -12,10 +12,11 @@ from uuid import UUID
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from tacoq_protocol.messages import Failed, Outcome
-from tacoq_protocol.trace import SYSTEM, context_from
+from tacoq_protocol.trace import SYSTEM, context_from, harmless
 from tacoq_worker.execute import Run
 
 
+@harmless
 def start_run(tracer: Tracer, run: Run, session: UUID) -> Span:
     """Start the span of a run that has begun."""
     release = run.release
@@ -38,6 +39,7 @@ def start_run(tracer: Tracer, run: Run, session: UUID) -> Span:
     )
 
 
+@harmless
 def end_run(span: Span, run: Run, outcome: Outcome) -> None:
     """End it with what the run is reported as."""
     if span.is_recording():

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
+from tacoq_manager.api.names import Kind, QueueName
 from tacoq_manager.api.within import manager_of
 from tacoq_manager.store import stats as store
 from tacoq_protocol.stats import Stats
@@ -17,8 +18,8 @@ router = APIRouter(prefix="/v1/stats", tags=["stats"])
 async def stats(
     request: Request,
     minutes: Annotated[int, Query(ge=1, le=1440, description="how many, this one included")] = 60,
-    queue: str | None = None,
-    kind: str | None = None,
+    queue: QueueName | None = None,
+    kind: Kind | None = None,
 ) -> Stats:
     """Count the tasks that ended in the last minutes, and their runs, by the minute and by kind.
 

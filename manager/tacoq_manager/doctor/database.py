@@ -95,7 +95,7 @@ async def partitions(reader: Reader, today: date) -> Finding:
         days = await vitals.partitions(reader, table)
         wanted = [today + timedelta(days=ahead) for ahead in range(MAX_AHEAD.days + 1)]
         missing += [f"{table}_{day:%Y%m%d}" for day in wanted if day not in days]
-        strays = await vitals.strays(reader, table, min([*days, today]))
+        strays = await vitals.strays(reader, table, today)
         lying += [f"{strays:,}{' or more' if strays >= vitals.MOST_COUNTED else ''} in {table}_default"] * (strays > 0)
     do = "see what the leading manager logs of tacoq.partitions: it makes them, every 10 minutes"
     if missing:

@@ -57,7 +57,7 @@ FROM tasks AS t
 CROSS JOIN LATERAL (SELECT state FROM task_history WHERE id = t.id OFFSET 0) AS h
 """
 
-# A late report may have changed how a lost run ended; the run stays on record.
+# A late report may have changed how a lost run ended; the run stays on record, for as long as it is kept.
 _RUNS_ON_RECORD: Final = "(SELECT count(*) FROM attempts WHERE task_id = {of}.id)"
 
 _LIVE: Final = f"""
@@ -79,7 +79,7 @@ SELECT id::text AS subject, detail FROM (
         WHEN attempt >= max_attempts THEN format('%s of %s attempts are used up', attempt, max_attempts)
         WHEN crashes >= {MAX_CRASHES} THEN format('it crashed %s times', crashes)
         WHEN crashes > attempt THEN format('it crashed %s times in %s attempts', crashes, attempt)
-        WHEN attempt > 0 AND attempt > {_RUNS_ON_RECORD.format(of="tasks")}
+        WHEN attempt > 0 AND id >= $1 AND attempt > {_RUNS_ON_RECORD.format(of="tasks")}
             THEN format('%s attempts, and fewer runs on record', attempt)
     END AS detail
     FROM tasks
@@ -185,12 +185,12 @@ SELECT 'leader' AS subject, count(*) || ' rows' AS detail FROM leader HAVING cou
 
 INVARIANTS: Final = (
     Invariant("one place", "no task is live and in the history at once", _ONE_PLACE),
-    Invariant("live tasks", "the columns of a live task fit its state, and its counts its limits", _LIVE),
+    Invariant("live tasks", "the columns of a live task fit its state, and its counts its limits", _LIVE, Reads.SINCE),
     Invariant("final tasks", "the columns of a final task fit its state", _FINAL, Reads.SINCE),
     Invariant("one outcome", "runs on record are of a task, and one ended it at most", _ONE_OUTCOME, Reads.SINCE),
     Invariant("keys", "what a key or an absorbed publish stands for is there", _KEYS, Reads.SINCE),
     Invariant("held", "what is released is held by a session that lives", _HELD, settles_in=15.0),
-    Invariant("on time", "what is due has gone on, while a manager leads", _ON_TIME, settles_in=5.0),
+    Invariant("on time", "what is due has gone on, while a manager leads", _ON_TIME, settles_in=15.0),
     Invariant("tokens", "rates have as many tokens as can be", _TOKENS),
     Invariant("one leader", "the leader has one row", _ONE_LEADER),
 )

@@ -68,7 +68,7 @@ async def read(database: Database, *, minutes: int, queue: str | None = None, ki
         return [dict(row) for row in found.mappings()]
 
     with database_faults():
-        async with database.engine.connect() as connection:
+        async with database.searches, database.engine.connect() as connection:
             this_minute = (await connection.execute(select(now))).scalar_one()
             by_minute = await sums(task_stats.c.minute)
             by_kind = await sums(task_stats.c.queue, task_stats.c.kind)
