@@ -113,7 +113,8 @@ async def test_resends_that_race_with_the_settle_find_the_task_on_either_side(sy
         for _ in range(6):
             tasks = [task("nap", seconds=0.3 + number / 50) for number in range(10)]
             await asyncio.gather(*(again_and_again(door, nap) for nap in tasks))
-            assert await door.rows(tasks) == [("task_history", "completed", 1)] * len(tasks)
+            # Whatever their releases: what stood in a message behind a run that lasts is handed back.
+            assert [row[:2] for row in await door.rows(tasks)] == [("task_history", "completed")] * len(tasks)
     assert found["completed"] == 60
     assert found.total() - found["completed"] > 20, f"the resends hardly raced: {found}"
 
