@@ -55,9 +55,9 @@ UNFIT = (asyncpg.SyntaxOrAccessError, asyncpg.ObjectNotInPrerequisiteStateError)
 
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
-SEARCHES = 2  # at a time
 
 _POOL, _OVERFLOW = 2, 4
+SEARCHES = 2  # at a time, of these
 CONNECTIONS = 7 + _POOL + _OVERFLOW  # of one manager at most: those of a Database
 
 
@@ -190,7 +190,7 @@ class Database:
             pool_pre_ping=True,
             connect_args={"server_settings": {"application_name": "tacoq"}, "timeout": CONNECT_SECONDS},
         )
-        self.searches = asyncio.Semaphore(SEARCHES)  # of the engine's connections
+        self.searches = asyncio.Semaphore(SEARCHES)
 
     async def close(self) -> None:
         hot = (self.accept, self.claim, self.settle, self.read, self.events, self.upkeep, self.leader)
